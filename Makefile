@@ -1,0 +1,29 @@
+# The two commands of README.md, and the long ones beside them.
+PYTHON ?= python3
+BIN = .venv/bin
+.PHONY: demo test soak lint bench clean
+
+demo: .venv/ready
+	$(BIN)/llmlab train experiments/quickstart.py
+
+test: .venv/tests
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not soak"
+
+soak: .venv/tests
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m soak
+
+lint: .venv/tests
+	$(BIN)/python -m pip install -q ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/ready: setup.cfg
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+.venv/tests: .venv/ready
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

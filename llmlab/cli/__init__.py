@@ -1,0 +1,86 @@
+"""The command `llmlab`. Each subcommand is a file of this package; nothing heavy is imported before it is chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+COMMANDS = {
+    "train": "train an experiment, or go on with its run",
+    "eval": "score a run on its whole validation split",
+    "generate": "continue a prompt with a run's model",
+    "describe": "print an experiment: config, parameters, sharding, FLOPs, memory",
+    "check": "run the contract of parts on an experiment's model",
+}
+# What a scheduler can act on (docs/checkpoints.md): 65 data or checkpoint, 70 diverged, 76 stopped and saved, 78 config.
+EXIT_DATA, EXIT_DIVERGED, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 76, 78
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point; ends the process with an exit code of the table in docs/checkpoints.md."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        sys.exit(0)
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"llmlab {version('llmlab')}")
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        print(
+            f"llmlab has no command {arguments[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            file=sys.stderr,
+        )
+        print(usage(), file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    use_huge_pages()
+    sys.exit(run(arguments[0], arguments[1:]))
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Runs a subcommand; what a user can mend is one message and an exit code, not a traceback."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"llmlab.cli.{command}").main(arguments)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, RuntimeError) as error:
+        if os.environ.get("LLMLAB_TRACEBACK"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"llmlab {command}: {text}\n(LLMLAB_TRACEBACK=1 shows where)", file=sys.stderr)
+        return getattr(error, "exit_code", EXIT_CONFIG)
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: llmlab COMMAND ...\n\n{lines}\n\n"
+        "`llmlab COMMAND --help` tells more; `llmlab train EXPERIMENT --help` lists every leaf of an experiment.\n"
+        "On CPU the command starts itself anew once, with huge pages for the C library's memory\n"
+        "(GLIBC_TUNABLES=glibc.malloc.hugetlb=1): training is faster. LLMLAB_HUGE_PAGES=0 leaves that out."
+    )
+
+
+def use_huge_pages() -> None:
+    """Starts the process anew with huge pages, which glibc reads only at the start: on Linux, without accelerators."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    wanted = os.environ.get("LLMLAB_HUGE_PAGES", "1") != "0" and sys.platform == "linux"
+    if not wanted or "glibc.malloc.hugetlb" in tunables or not on_cpu():
+        return
+    setting = "glibc.malloc.hugetlb=1"
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{setting}" if tunables else setting
+    os.execv(sys.executable, [sys.executable, "-m", "llmlab", *sys.argv[1:]])
+
+
+def on_cpu() -> bool:
+    """Whether jax will run on CPU, as far as can be told without importing it."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked:
+        return asked.split(",")[0] == "cpu"
+    return not any(
+        os.path.exists(path) for path in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
+    )

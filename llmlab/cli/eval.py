@@ -1,0 +1,33 @@
+"""`llmlab eval RUN`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from llmlab.cli.arguments import parse_run, set_up
+
+
+@dataclasses.dataclass
+class Flags:
+    """Score a run's newest good checkpoint on fixed windows of its validation split."""
+
+    step: int | None = None
+    """Another checkpoint, by its step."""
+    batches: int | None = None
+    """Only so many batches; the whole split by default."""
+    cpu_devices: int | None = None
+    """Host devices to show jax in place of one CPU."""
+
+
+def main(arguments: list[str]) -> int:
+    flags, experiment, directory = parse_run("eval", Flags, arguments)
+    set_up(flags.cpu_devices)
+    from llmlab.train.loop import evaluate
+    from llmlab.train.restore import restore_params
+
+    dataset = experiment.data.open()
+    program, state, step = restore_params(directory, experiment, flags.step)
+    metrics = evaluate(program, state, dataset, flags.batches)
+    print(json.dumps({"run": str(directory), "step": step, **metrics}, indent=1))
+    return 0

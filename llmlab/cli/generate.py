@@ -1,0 +1,87 @@
+"""`llmlab generate RUN`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+
+from llmlab.cli.arguments import parse_run, set_up
+
+
+@dataclasses.dataclass
+class Flags:
+    """Continue prompts with a run's newest good checkpoint; one prompt is shown as it grows."""
+
+    prompt: tuple[str, ...] = ()
+    """Texts to continue; without any, the standard input is one."""
+    tokens: int = 200
+    """New tokens of each prompt at most."""
+    temperature: float = 0.8
+    """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Only the k likeliest tokens."""
+    top_p: float | None = None
+    """Only the likeliest tokens that together reach probability p."""
+    min_p: float | None = None
+    """Only tokens at least so many times as likely as the likeliest."""
+    stop: tuple[str, ...] = ()
+    """Texts of one token each that end a row; the end of a document does so anyway."""
+    sample_seed: int = 0
+    """Seed of the choices."""
+    step: int | None = None
+    """Another checkpoint, by its step."""
+    cpu_devices: int | None = None
+    """Host devices to show jax in place of one CPU."""
+
+
+def main(arguments: list[str]) -> int:
+    flags, experiment, directory = parse_run("generate", Flags, arguments)
+    set_up(flags.cpu_devices)
+    from llmlab.generate import Generator, Sampling
+    from llmlab.train.restore import restore_params
+
+    sampling = Sampling(temperature=flags.temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p)
+    prompts = flags.prompt or (sys.stdin.read(),)
+    program, state, step = restore_params(directory, experiment, flags.step)
+    tokenizer = experiment.data.open().encoder
+    generator = Generator.of(program, state)
+    ids = [list(map(int, tokenizer.encode(prompt))) for prompt in prompts]
+    stop = stop_ids(tokenizer, flags.stop)
+    began = time.perf_counter()
+    options = {"sampling": sampling, "stop": stop, "seed": flags.sample_seed}
+    if len(prompts) == 1:
+        count = show(generator.stream(ids, flags.tokens, **options), prompts[0], tokenizer)
+    else:
+        rows = generator.generate(ids, flags.tokens, **options)
+        count = sum(map(len, rows))
+        for prompt, row in zip(prompts, rows):
+            print(f"--- {prompt}{tokenizer.decode(row)}")
+    seconds = time.perf_counter() - began
+    print(f"[step {step}: {count} tokens in {seconds:.1f} s, compilation counted]", file=sys.stderr)
+    return 0
+
+
+def stop_ids(tokenizer, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Ids that end a row. Raises ValueError for a text that is not one token."""
+    found = [] if tokenizer.end is None else [int(tokenizer.end)]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        if len(ids) != 1:
+            raise ValueError(f"--stop {text!r} is {len(ids)} tokens of this tokenizer; a stop text is one token")
+        found.append(int(ids[0]))
+    return tuple(found)
+
+
+def show(chunks, prompt: str, tokenizer) -> int:
+    """Prints a growing text; returns how many tokens came."""
+    print(prompt, end="", flush=True)
+    ids, shown = [], 0
+    for chunk in chunks:
+        ids += [int(token) for token in chunk[0] if token >= 0 and token != tokenizer.end]
+        text = tokenizer.decode(ids)
+        ready = len(text.rstrip("\ufffd"))  # half a character waits for its other bytes
+        print(text[shown:ready], end="", flush=True)
+        shown = max(shown, ready)
+    print(tokenizer.decode(ids)[shown:])
+    return len(ids)

@@ -1,0 +1,116 @@
+"""Generation: one prefill of the prompts, then one position at a time on the cached state.
+
+Prompts of different lengths stand at the right end of their rows; what is left of them is padding, which has negative
+positions and is seen by no layer. Tokens come in chunks of a scan, so that Python does not run between two tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmlab import axes
+from llmlab.axes import Rules
+from llmlab.generate.sampling import Sampling
+from llmlab.nn.module import merge
+from llmlab.nn.parts import Context
+
+CHUNK = 16  # tokens of one scan
+
+
+class Generator:
+    """Generates with a model (its structure, parameters and statistics) on a mesh."""
+
+    def __init__(self, structure, params: dict, stats: dict, mesh: jax.sharding.Mesh, rules: Rules, dtype: str):
+        self.structure, self.params, self.stats = structure, params, stats
+        self.mesh, self.rules, self.dtype = mesh, rules.relaxed("BLM"), dtype
+        self.prefill = jax.jit(self._prefill, static_argnums=(5, 6))
+        self.extend = jax.jit(self._extend, static_argnums=(5, 6), donate_argnums=2)
+
+    @classmethod
+    def of(cls, program, state: dict) -> Generator:
+        """The generator of a program (`llmlab.train.program`) and a state that has params and stats."""
+        experiment = program.experiment
+        if not experiment.model.declared().decodable:
+            raise ValueError(f"{type(experiment.model).__name__} is not decodable: a part of it has no decode state")
+        return cls(program.structure, state["params"], state["stats"], program.mesh, experiment.rules, program.dtype)
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        sampling: Sampling = Sampling(),
+        stop: Sequence[int] = (),
+        seed: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Yields new tokens as they come, arrays of (rows, 1 to CHUNK) ids; -1 after a row's stop token.
+
+        most: new tokens of a row at most. stop: ids that end a row (they are given too). Raises ValueError for an
+        empty prompt.
+        """
+        for number, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise ValueError(f"prompt {number} holds no tokens; generation needs at least one to start from")
+        length = max(map(len, prompts))
+        padded = 1 << (length - 1).bit_length()  # few lengths, so that prefill compiles seldom
+        tokens_BL = np.zeros((len(prompts), padded), np.int32)
+        positions_BL = np.full((len(prompts), padded), -1, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens_BL[row, -len(prompt) :] = prompt
+            positions_BL[row, -len(prompt) :] = np.arange(len(prompt))
+        self.check_length(length + most)
+        stop = tuple(sorted(stop))
+        slots = padded + -(-most // CHUNK) * CHUNK
+        key = jax.random.key(seed)
+        tokens_B, carry = self.prefill(self.params, self.stats, tokens_BL, positions_BL, key, slots, sampling)
+        done_B = jnp.isin(tokens_B, jnp.array(stop)) if stop else jnp.zeros(len(prompts), bool)
+        yield np.asarray(tokens_B)[:, None]
+        given, carry = 1, (tokens_B, done_B, *carry)
+        while given < most and not bool(carry[1].all()):
+            new_BL, carry = self.extend(self.params, self.stats, carry, key, given, sampling, stop)
+            yield np.asarray(new_BL)[:, : most - given]
+            given += CHUNK
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError when the model has no position for a row of `length` tokens."""
+        longest = merge(self.structure, self.params, self.stats).longest
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"prompt and new tokens are {length} positions, and the model has {longest}; "
+                "ask for fewer tokens, or give a shorter prompt"
+            )
+
+    def generate(self, prompts: Sequence[Sequence[int]], most: int, **options) -> list[list[int]]:
+        """The new tokens of each row, a stop token included; the options are those of `stream`."""
+        rows = np.concatenate(list(self.stream(prompts, most, **options)), axis=1)
+        return [[int(token) for token in row if token >= 0] for row in rows]
+
+    def _prefill(self, params, stats, tokens_BL, positions_BL, key, slots: int, sampling: Sampling):
+        with axes.use(self.mesh, self.rules):
+            model = merge(self.structure, params, stats)
+            state = model.start(tokens_BL.shape[0], slots, self.dtype)
+            ctx = Context(positions_BL=positions_BL, dtype=self.dtype)
+            hidden_BLD, state = model.extend(tokens_BL, state, ctx)
+            logits_BV = model.logits(hidden_BLD[:, -1:])[:, 0]
+            tokens_B = sampling(logits_BV, jax.random.fold_in(key, 0))
+            return tokens_B, (positions_BL[:, -1] + 1, state)
+
+    def _extend(self, params, stats, carry, key, given, sampling: Sampling, stop: tuple[int, ...]):
+        with axes.use(self.mesh, self.rules):
+            model = merge(self.structure, params, stats)
+
+            def one(carry, index):
+                tokens_B, done_B, positions_B, state = carry
+                ctx = Context(positions_BL=positions_B[:, None], dtype=self.dtype)
+                hidden_BLD, state = model.extend(tokens_B[:, None], state, ctx)
+                new_B = sampling(model.logits(hidden_BLD)[:, 0], jax.random.fold_in(key, index))
+                shown_B = jnp.where(done_B, -1, new_B)
+                if stop:
+                    done_B |= jnp.isin(new_B, jnp.array(stop))
+                return (new_B, done_B, positions_B + 1, state), shown_B
+
+            carry, new_LB = jax.lax.scan(one, carry, given + jnp.arange(CHUNK))
+            return new_LB.T, carry

@@ -1,0 +1,84 @@
+"""A decoder: embedding, stack, norm, head. With causal parts it is a GPT; which parts, the config's values say."""
+
+from __future__ import annotations
+
+import jax
+
+from llmlab.config import config
+from llmlab.cost import Cost, Shape
+from llmlab.models.block import Block
+from llmlab.nn.embed import Embedding, Head, LinearHead
+from llmlab.nn.module import Module, Rngs
+from llmlab.nn.norm import RMSNorm
+from llmlab.nn.parts import Context, Declared, Norm, Part
+from llmlab.nn.stack import Stack, repeat
+
+
+class Model(Part):
+    """build(rngs) -> model(tokens_BL, ctx) -> (hidden_BLD, aux), with a head that gives losses and logits."""
+
+    def build(self, rngs: Rngs) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(rngs)")
+
+
+@config
+class Decoder(Model):
+    """vocab: entries that are real. norm: after the last layer, None for none (post-norm blocks)."""
+
+    vocab: int = 256
+    width: int = 256
+    embed: Embedding = Embedding()
+    stack: Stack = repeat(Block(), 4)
+    norm: Norm | None = RMSNorm()
+    head: Head = LinearHead()
+
+    def declared(self) -> Declared:
+        return self.stack.declared()
+
+    def build(self, rngs):
+        return DecoderModel(self, rngs)
+
+
+class DecoderModel(Module):
+    def __init__(self, cfg: Decoder, rngs: Rngs):
+        dims = {"V": cfg.vocab, "D": cfg.width, "N": cfg.stack.depth}
+        self.embed = cfg.embed.build(dims, rngs)
+        self.stack = cfg.stack.build(dims, rngs)
+        self.norm = cfg.norm and cfg.norm.build(dims, rngs)
+        self.head = cfg.head.build(dims, rngs, cfg.embed)
+
+    def __call__(self, tokens_BL: jax.Array, ctx: Context):
+        """(hidden_BLD, aux)."""
+        return self.body(self.embed(tokens_BL, ctx), ctx)
+
+    def body(self, x_BLD: jax.Array, ctx: Context):
+        """What stands between embedding and head."""
+        x_BLD, aux = self.stack(x_BLD, ctx)
+        return (x_BLD if self.norm is None else self.norm(x_BLD)), aux
+
+    def nll(self, hidden_BLD, targets_BL, weights_BL, smoothing: float = 0.0, z_loss: float = 0.0):
+        """(sum of losses, {"nll", "correct"}) over weighted targets, without full logits."""
+        return self.head.nll(hidden_BLD, self.embed, targets_BL, weights_BL, smoothing, z_loss)
+
+    def logits(self, hidden_BLD) -> jax.Array:
+        """logits_BLV in float32, over the real vocabulary."""
+        return self.head.logits(hidden_BLD, self.embed)
+
+    @property
+    def longest(self) -> int | None:
+        """The most positions that a row can have, None where there is no limit."""
+        return getattr(self.embed.position, "longest", None)
+
+    def start(self, batch: int, length: int, dtype):
+        """The decode state for up to `length` positions."""
+        return self.stack.start(batch, length, dtype)
+
+    def extend(self, tokens_BL: jax.Array, state, ctx: Context):
+        """(hidden_BLD, state): prefill is one long call, decoding one position a call."""
+        x_BLD, state = self.stack.extend(self.embed(tokens_BL, ctx), state, ctx)
+        return (x_BLD if self.norm is None else self.norm(x_BLD)), state
+
+    def cost(self, shape: Shape) -> Cost:
+        """Layers and head; a look-up counts nothing."""
+        table = self.embed.table if self.head.table is None else self.head.table
+        return self.stack.cost(shape) + self.head.cost(shape, table)

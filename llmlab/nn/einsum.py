@@ -1,0 +1,58 @@
+"""Every matmul of a model: an einsum whose weight is read from the equation's letters.
+
+>>> from llmlab.nn.module import Rngs
+>>> layer = Einsum("BLD,DHK->BLHK", {"D": 8, "H": 2, "K": 4}, Rngs(params=0))
+>>> layer.w.shape, layer.w.get_metadata()["axes"], layer.w.get_metadata()["inputs"]
+((8, 2, 4), 'DHK', 'D')
+"""
+
+from __future__ import annotations
+
+import jax
+
+from llmlab import axes
+from llmlab.axes import Dims
+from llmlab.cost import Cost, Shape
+from llmlab.kernels.matmul import einsum
+from llmlab.nn.init import FanIn, Fill, Init
+from llmlab.nn.module import Module, Param, Rngs
+
+ZEROS = Fill(value=0.0)
+
+
+class Einsum(Module):
+    """y = einsum(spec, x, w) (+ bias). Shape, axes and fan-in of w come from the letters.
+
+    spec: "x,w->y", such as "BLD,DHK->BLHK". bias: its initial value, or None for none; its letters are those of y
+    that come from w. Raises ValueError when an operand repeats a letter.
+    """
+
+    def __init__(self, spec: str, dims: Dims, rngs: Rngs, init: Init = FanIn(), bias: Init | None = None):
+        x, w, y = spec.replace("->", ",").split(",")
+        for operand in (x, w, y):
+            if len(set(operand)) < len(operand):
+                raise ValueError(f"{operand!r} in {spec!r} repeats a letter; write the second one in lower case")
+        shape = tuple(dims[letter.upper()] for letter in w)
+        inputs = "".join(letter for letter in w if letter in x and letter not in y)
+        depth, fan_in = dims.get("N", 1), axes.size(inputs, dims)
+        self.spec = spec
+        self.w = Param(init(rngs.params(), shape, fan_in, depth), axes=w, inputs=inputs)
+        self.bias = None
+        if bias is not None:
+            letters = "".join(letter for letter in y if letter in w)
+            value = bias(rngs.params(), tuple(dims[letter.upper()] for letter in letters), fan_in, depth)
+            self.bias = Param(value, axes=letters)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = einsum(self.spec, x, self.w[...].astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+    def cost(self, shape: Shape) -> Cost:
+        """2 FLOPs for each element of the weight and each element of the letters that only x has."""
+        x, w, y = self.spec.replace("->", ",").split(",")
+        known = dict(zip(w, self.w.shape)) | {"B": shape.batch, "L": shape.length}
+        if shape.memory is not None:
+            known["M"] = shape.memory
+        count = lambda letters: axes.size(letters, {letter.upper(): known[letter] for letter in letters})
+        flops = 2.0 * count("".join(dict.fromkeys(x + w)))
+        return Cost(flops, flops, shape.itemsize * (count(x) + count(w) + count(y)))

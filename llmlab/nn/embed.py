@@ -1,0 +1,126 @@
+"""Token ids to vectors, and vectors to the loss over the vocabulary."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from llmlab.axes import shard
+from llmlab.config import config
+from llmlab.cost import Cost, Shape
+from llmlab.kernels.cross_entropy import Form, cross_entropy, finish
+from llmlab.nn.init import Init, Normal
+from llmlab.nn.module import Module, Param
+from llmlab.nn.parts import Context, Norm, Part, Position, drop
+
+
+@config
+class Embedding(Part):
+    """power: the vectors are multiplied by width ** power (0.5 in the original Transformer and Gemma).
+
+    multiple: the table is padded to a multiple of it, so that a mesh divides the vocabulary; padding is never
+    predicted and not counted.
+    """
+
+    position: Position | None = None
+    norm: Norm | None = None
+    power: float = 0.0
+    multiple: int = 1
+    dropout: float = 0.0
+    init: Init = Normal()
+
+    def build(self, dims, rngs):
+        return EmbeddingLayer(self, dims, rngs)
+
+
+def vocabulary(dims, rngs, init: Init, multiple: int) -> Param:
+    """A table with one row for each entry of the vocabulary, padded with zeros."""
+    entries, width = dims["V"], dims["D"]
+    rows = -(-entries // multiple) * multiple
+    table_VD = init(rngs.params(), (entries, width), width, dims.get("N", 1))
+    padded_VD = jnp.pad(table_VD, ((0, rows - entries), (0, 0)))
+    return Param(padded_VD, axes="VD", inputs="D", unpadded=(entries, width))
+
+
+class EmbeddingLayer(Module):
+    def __init__(self, cfg: Embedding, dims, rngs):
+        self.cfg = cfg
+        self.table = vocabulary(dims, rngs, cfg.init, cfg.multiple)
+        self.position = cfg.position and cfg.position.build(dims, rngs)
+        self.norm = cfg.norm and cfg.norm.build(dims, rngs)
+
+    def __call__(self, tokens_BL: jax.Array, ctx: Context) -> jax.Array:
+        # Looked up in a whole table: XLA would rematerialise the gather from one that is sharded by V.
+        table_VD = shard(self.table[...].astype(ctx.dtype), "vD")
+        x_BLD = shard(table_VD[tokens_BL], "BLD")
+        if self.cfg.power:
+            x_BLD *= jnp.asarray(x_BLD.shape[-1] ** self.cfg.power, x_BLD.dtype)
+        if self.position is not None:
+            x_BLD = self.position(x_BLD, ctx.positions_BL)
+        if self.norm is not None:
+            x_BLD = self.norm(x_BLD)
+        return shard(drop(x_BLD, self.cfg.dropout, ctx, salt=0), "BLD")
+
+
+class Head(Part):
+    """build(dims, rngs, embedding) -> layer with `nll` (the loss, in chunks) and `logits`."""
+
+
+@config
+class TiedHead(Head):
+    """The embedding's own table (Press & Wolf, 2017). power: hidden states times width ** power (T5: -0.5)."""
+
+    bias: Init | None = None
+    softcap: float | None = None
+    power: float = 0.0
+
+    def build(self, dims, rngs, embedding):
+        return HeadLayer(self, dims, rngs, None)
+
+
+@config
+class LinearHead(Head):
+    """A table of its own."""
+
+    bias: Init | None = None
+    softcap: float | None = None
+    power: float = 0.0
+    init: Init = Normal()
+
+    def build(self, dims, rngs, embedding):
+        return HeadLayer(self, dims, rngs, vocabulary(dims, rngs, self.init, embedding.multiple))
+
+
+class HeadLayer(Module):
+    def __init__(self, cfg: TiedHead | LinearHead, dims, rngs, table: Param | None):
+        self.form = Form(vocab=dims["V"], softcap=cfg.softcap, scale=dims["D"] ** cfg.power)
+        self.table = table
+        self.bias = None
+        if cfg.bias is not None:
+            self.bias = Param(cfg.bias(rngs.params(), (dims["V"],), dims["D"], 1), axes="v")
+
+    def nll(self, x_BLD, embedding: EmbeddingLayer, targets_BL, weights_BL, smoothing=0.0, z_loss=0.0):
+        """(sum of losses, sums): see `llmlab.kernels.cross_entropy`."""
+        form = Form(self.form.vocab, smoothing, z_loss, self.form.softcap, self.form.scale)
+        w_VD, bias_V = self.weights(embedding)
+        return cross_entropy(x_BLD, w_VD, bias_V, targets_BL, weights_BL, form)
+
+    def logits(self, x_BLD, embedding: EmbeddingLayer) -> jax.Array:
+        """Logits over the real vocabulary, in float32: for a few positions, as in decoding."""
+        w_VD, bias_V = self.weights(embedding)
+        raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
+        return finish(raw_BLV, bias_V, self.form)[..., : self.form.vocab]
+
+    def weights(self, embedding: EmbeddingLayer):
+        table = embedding.table if self.table is None else self.table
+        bias_V = self.bias
+        if bias_V is not None:
+            bias_V = jnp.pad(bias_V[...], (0, table.shape[0] - self.form.vocab))
+        return table[...], bias_V
+
+    def cost(self, shape: Shape, table: Param) -> Cost:
+        """Only real entries count as algorithmic; the padding is executed too."""
+        rows, width = table.shape
+        flops = 2.0 * shape.tokens * width
+        moved = shape.itemsize * (rows * width + shape.tokens * width)
+        return Cost(flops * self.form.vocab, flops * rows, moved)

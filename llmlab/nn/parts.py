@@ -1,0 +1,91 @@
+"""The slots of the config tree and what every part is given.
+
+Each kind of slot has one empty base class, which every choice and every plug-in inherits; a config's `build(dims,
+rngs)` makes the layer. docs/architecture.md tells the contract of a layer in prose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from llmlab.axes import Dims
+from llmlab.config import Config
+from llmlab.nn.module import Module, Rngs
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What holds for a part. The contract tests what is declared, and fails what is violated undeclared."""
+
+    causal: bool = True  # no position sees a later one
+    isolated: bool = True  # documents packed in one row do not see each other
+    decodable: bool = True  # it has `start` and `extend`
+
+
+class Part(Config):
+    """A config that builds a layer from the sizes its parent gives."""
+
+    def build(self, dims: Dims, rngs: Rngs) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(dims, rngs)")
+
+    def declared(self) -> Declared:
+        return Declared()
+
+
+class Mixer(Part):
+    """Moves information along L.
+
+    layer(x_BLD, ctx) -> (y_BLD, aux); layer.start(batch, length, dtype) -> state; layer.extend(x_BLD, state, ctx) ->
+    (y_BLD, state); layer.letters: the letters of each array of the state; layer.cost(shape) -> Cost.
+    """
+
+
+class FeedForward(Part):
+    """Works on each position: layer(x_BLD, ctx) -> (y_BLD, aux); layer.cost(shape) -> Cost."""
+
+
+class Layer(Part):
+    """One element of a stack's pattern, such as a block: the contract of a mixer, with the residual inside."""
+
+
+class Norm(Part):
+    """layer(x) -> x of the same shape, normalised over its last dimension; build(dims, rngs, letter="D")."""
+
+
+class Position(Part):
+    """layer(x, positions_BL) -> x with its positions written in: on the stream (x_BLD) or on queries and keys."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a layer may know besides its input; never the name of a family.
+
+    positions_BL: position in the document; negative on padding while decoding.
+    segments_BL: which document of a packed row (1, 2, ...), 0 on padding; None when a row is one document.
+    prefix_BL: True where a token belongs to the part that all tokens of its document may see; None without one.
+    key: the random key of dropout at this layer; None where there is no dropout.
+    layer: the traced index of the layer in its model.
+    """
+
+    positions_BL: jax.Array
+    segments_BL: jax.Array | None = None
+    prefix_BL: jax.Array | None = None
+    key: jax.Array | None = None
+    layer: jax.Array | None = None
+    dtype: jax.typing.DTypeLike = dataclasses.field(default="float32", metadata={"static": True})
+
+    def at(self, layer: jax.Array) -> Context:
+        """The context of one layer, with a key of its own."""
+        key = None if self.key is None else jax.random.fold_in(self.key, layer)
+        return dataclasses.replace(self, layer=layer, key=key)
+
+
+def drop(x: jax.Array, rate: float, ctx: Context, salt: int) -> jax.Array:
+    """Dropout; `salt` tells apart the uses in one layer. Nothing where the rate is 0 or the context has no key."""
+    if rate == 0 or ctx.key is None:
+        return x
+    keep = jax.random.bernoulli(jax.random.fold_in(ctx.key, salt), 1 - rate, x.shape)
+    return jax.numpy.where(keep, x / (1 - rate), 0).astype(x.dtype)

@@ -1,0 +1,176 @@
+"""Depth: patterns of layers, repeated, stacked along N and run with one scan, so that compile time does not grow.
+
+A stack is a tuple of segments, each a pattern of layers repeated; 26 layers of period 6 are four repeats and a tail.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from llmlab.config import Config, config
+from llmlab.cost import Cost, Shape, total
+from llmlab.nn.module import List, Module, Rngs, leading
+from llmlab.nn.parts import Context, Declared, Layer
+
+POLICIES = {
+    "none": None,  # save everything that the backward pass reads
+    "full": jax.checkpoint_policies.nothing_saveable,  # save each layer's input, recompute the rest
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # save what products with weights give
+    "projections": jax.checkpoint_policies.save_only_these_names("projections"),  # save what a mixer reads (q, k, v)
+    "mixed": jax.checkpoint_policies.save_only_these_names("projections", "mixed"),  # and what it gives
+}
+Remat = Literal["none", "full", "dots", "projections", "mixed"]
+
+
+@config
+class Segment(Config):
+    """A pattern of layers, repeated."""
+
+    pattern: tuple[Layer, ...]
+    repeats: int = 1
+
+    def check(self):
+        if not self.pattern or self.repeats < 1:
+            raise ValueError(f"Segment: a pattern of {len(self.pattern)} layers x {self.repeats} holds no layer")
+
+    @property
+    def depth(self) -> int:
+        return len(self.pattern) * self.repeats
+
+
+@config
+class Stack(Config):
+    """remat: what the backward pass recomputes. unroll: repeats in one turn of the scan; 0 for a Python loop."""
+
+    segments: tuple[Segment, ...]
+    remat: Remat = "none"
+    unroll: int = 1
+
+    @property
+    def depth(self) -> int:
+        return sum(segment.depth for segment in self.segments)
+
+    def build(self, dims, rngs):
+        return StackLayers(self, {**dims, "N": self.depth}, rngs)
+
+    def declared(self) -> Declared:
+        """What holds for every layer holds for the stack."""
+        parts = [layer.declared() for segment in self.segments for layer in segment.pattern]
+        return Declared(
+            causal=all(p.causal for p in parts),
+            isolated=all(p.isolated for p in parts),
+            decodable=all(p.decodable for p in parts),
+        )
+
+
+def repeat(layer: Layer, times: int, remat: Remat = "none") -> Stack:
+    """A stack of one kind of layer."""
+    return Stack(segments=(Segment(pattern=(layer,), repeats=times),), remat=remat)
+
+
+class StackLayers(Module):
+    def __init__(self, cfg: Stack, dims, rngs):
+        self.cfg = cfg
+        self.segments = List([_build(segment, dims, rngs) for segment in cfg.segments])
+
+    def __call__(self, x_BLD: jax.Array, ctx: Context):
+        """(y_BLD, aux): scalars summed over layers; under "stats" new statistics by path, stacked like them."""
+        scalars, stats = {}, {}
+        for number, (segment, first) in enumerate(self.parts()):
+
+            def turn(x_BLD, layers, index, segment=segment, first=first):
+                found, statistics = {}, {}
+                for place, layer in enumerate(layers):
+                    x_BLD, aux = layer(x_BLD, ctx.at(first + index * len(segment.pattern) + place))
+                    new = aux.pop("stats", None)
+                    if new:
+                        statistics[str(place)] = new
+                    found = _add(found, aux)
+                return x_BLD, (found, statistics)
+
+            x_BLD, (found, new) = self.run(turn, x_BLD, self.segments[number], segment.repeats)
+            scalars = _add(scalars, {name: values_N.sum(0) for name, values_N in found.items()})
+            if new:
+                stats[str(number)] = new
+        return x_BLD, scalars | ({"stats": {"segments": stats}} if stats else {})
+
+    def run(self, turn, x_BLD, layers, repeats: int):
+        """Scans `turn` over the stacked layers under the remat policy."""
+        policy = POLICIES[self.cfg.remat]
+        if self.cfg.remat != "none":
+            turn = jax.checkpoint(turn, policy=policy)
+        if self.cfg.unroll == 0:
+            outputs = []
+            for index in range(repeats):
+                x_BLD, out = turn(x_BLD, jax.tree.map(lambda a, i=index: a[i], layers), jnp.asarray(index))
+                outputs.append(out)
+            return x_BLD, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
+        body = lambda x_BLD, inputs: turn(x_BLD, *inputs)
+        return jax.lax.scan(body, x_BLD, (layers, jnp.arange(repeats)), unroll=self.cfg.unroll)
+
+    def start(self, batch: int, length: int, dtype):
+        """The decode state of all layers, stacked like them."""
+        states = []
+        for (segment, _), layers in zip(self.parts(), self.segments):
+            first = jax.tree.map(lambda a: a[0], layers)
+            states.append(
+                jax.tree.map(
+                    lambda a, n=segment.repeats: jnp.broadcast_to(a, (n, *a.shape)),
+                    [layer.start(batch, length, dtype) for layer in first],
+                )
+            )
+        return states
+
+    @property
+    def letters(self):
+        """The letters of every array of the decode state."""
+        return [[jax.tree.map(lambda axes: "N" + axes, layer.letters) for layer in layers] for layers in self.segments]
+
+    def extend(self, x_BLD: jax.Array, states, ctx: Context):
+        """Runs a chunk of positions on the state of those before: (y_BLD, new states)."""
+        new_states = []
+        for (segment, first), layers, state in zip(self.parts(), self.segments, states):
+
+            def turn(x_BLD, inputs, segment=segment, first=first):
+                layers, states, index = inputs
+                new = []
+                for place, (layer, state) in enumerate(zip(layers, states)):
+                    x_BLD, state = layer.extend(x_BLD, state, ctx.at(first + index * len(segment.pattern) + place))
+                    new.append(state)
+                return x_BLD, new
+
+            x_BLD, state = jax.lax.scan(turn, x_BLD, (layers, state, jnp.arange(segment.repeats)))
+            new_states.append(state)
+        return x_BLD, new_states
+
+    def parts(self) -> list[tuple[Segment, int]]:
+        """Each segment and the index of its first layer."""
+        found, first = [], 0
+        for segment in self.cfg.segments:
+            found.append((segment, first))
+            first += segment.depth
+        return found
+
+    def cost(self, shape: Shape) -> Cost:
+        found = []
+        for (segment, _), layers in zip(self.parts(), self.segments):
+            one = jax.eval_shape(lambda tree: jax.tree.map(lambda a: a[0], tree), layers)
+            found.append(total(layer.cost(shape) for layer in one) * segment.repeats)
+        return total(found)
+
+
+def _build(segment: Segment, dims, rngs: Rngs):
+    """The layers of a pattern, every parameter with a leading N axis."""
+    make = lambda key: _pattern(segment, dims, Rngs(params=key))
+    return leading(jax.vmap(make)(jax.random.split(rngs.params(), segment.repeats)))
+
+
+def _pattern(segment: Segment, dims, rngs: Rngs):
+    return List([layer.build(dims, rngs) for layer in segment.pattern])
+
+
+def _add(a: dict, b: dict) -> dict:
+    return {**a, **{name: a[name] + value if name in a else value for name, value in b.items()}}

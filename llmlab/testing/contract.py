@@ -1,0 +1,316 @@
+"""The contract: what every model and part must keep, checked on the real thing with small batches.
+
+A check raises Violation with what was seen and where. `check_model` runs the battery on a model of any config, from
+the package or from outside; `check_mixer` and `check_ffn` put a part into a small decoder first. What a part declares
+(llmlab/nn/parts.py, Declared) decides which checks apply; what is violated without being declared fails.
+
+Letters of this file: l, the positions whose outputs are looked at; M, those whose inputs are varied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmlab import axes
+from llmlab.config import nodes, put, swap
+from llmlab.cost import Shape, traced_flops
+from llmlab.mesh import Mesh
+from llmlab.models import Block, Decoder
+from llmlab.models.decoder import Model
+from llmlab.nn import FeedForward, Mixer, Segment, Stack, repeat
+from llmlab.nn.module import Rngs, merge, specs, split
+from llmlab.nn.parts import Context
+from llmlab.tasks import CausalLM, Task
+
+LENGTH, BATCH = 16, 8
+
+
+class Violation(AssertionError):
+    """A part does not keep the contract."""
+
+
+class NotApplicable(Exception):
+    """A check that says nothing about this model, and why."""
+
+
+class Subject:
+    """A model under test: at most two repeats of each pattern, with parameters, and a task to give it batches."""
+
+    def __init__(self, model: Model, task: Task = CausalLM()):
+        self.config = swap(model, Segment, lambda s: dataclasses.replace(s, repeats=min(s.repeats, 2)))
+        self.task = task
+        self.model = self.config.build(Rngs(params=jax.random.key(0)))
+        self.structure, self.params, self.stats = split(self.model)
+        self.batch = task.example(0, BATCH, LENGTH, self.config.vocab)
+        self.declared = self.config.declared()
+
+    @property
+    def tokens_BL(self):
+        return jnp.asarray(self.batch["tokens_BL"])
+
+    def merged(self, params):
+        return merge(self.structure, params, self.stats)
+
+    def loss(self, params, dtype="float32", batch=None):
+        out = self.task.loss(self.merged(params), batch or self.batch, None, dtype)
+        return out.loss / out.weight
+
+    @functools.cached_property
+    def gradients(self):
+        return jax.jit(jax.value_and_grad(self.loss))(self.params)
+
+    def reach(self, segments_L=None) -> np.ndarray:
+        """|d output[l] / d input[M]| of one row, through everything between embedding and head."""
+        tokens_1L = self.tokens_BL[:1]
+        segments_BL = None if segments_L is None else jnp.asarray(segments_L)[None]
+        ctx = Context(positions_BL=jnp.arange(LENGTH)[None], segments_BL=segments_BL)
+
+        @jax.jit
+        def reach(params):
+            model = self.merged(params)
+            x_1MD = model.embed(tokens_1L, ctx)
+            weights_D = jax.random.normal(jax.random.key(1), x_1MD.shape[-1:])
+            outputs = lambda x: model.body(x, ctx)[0][0] @ weights_D
+            return jnp.abs(jax.jacrev(outputs)(x_1MD))[:, 0].sum(-1)
+
+        return np.asarray(reach(self.params))
+
+
+def check_causality(subject: Subject) -> str:
+    """No output has a gradient with respect to a later input."""
+    if not subject.declared.causal:
+        raise NotApplicable("it declares that it is not causal")
+    ahead_lM = np.triu(subject.reach(), 1)
+    if ahead_lM.max() > 0:
+        at, later = np.unravel_index(ahead_lM.argmax(), ahead_lM.shape)
+        raise Violation(f"looks ahead: the output at position {at} depends on the input at {later}")
+    return "no gradient from later positions"
+
+
+def check_isolation(subject: Subject) -> str:
+    """Documents packed in one row do not see each other."""
+    if not subject.declared.isolated:
+        raise NotApplicable("it declares that packed documents see each other")
+    cut = LENGTH // 2 - 1
+    segments_L = np.where(np.arange(LENGTH) < cut, 1, 2)
+    reach_lM = subject.reach(segments_L)
+    across_lM = np.where(segments_L[:, None] != segments_L[None], reach_lM, 0)
+    if across_lM.max() > 0:
+        at, other = np.unravel_index(across_lM.argmax(), across_lM.shape)
+        raise Violation(f"mixes packed documents: position {at} of one depends on position {other} of another")
+    return "no gradient between packed documents"
+
+
+def check_decode(subject: Subject) -> str:
+    """Prefill and step-by-step decoding give what the parallel form gives, with prompts of different lengths."""
+    if not subject.declared.decodable:
+        raise NotApplicable("it declares that it is not decodable")
+    prefill, pad = 5, 3
+
+    @jax.jit
+    def both(params):
+        model, tokens_BL = subject.merged(params), subject.tokens_BL
+        positions_BL = jnp.broadcast_to(jnp.arange(LENGTH), tokens_BL.shape)
+        whole_BLD, _ = model(tokens_BL, Context(positions_BL=positions_BL))
+        shift_B1 = jnp.where(jnp.arange(BATCH) % 2, pad, 0)[:, None]  # odd rows begin with padding
+        positions_BL = jnp.arange(LENGTH + pad)[None] - pad + jnp.zeros_like(shift_B1)
+        positions_BL = jnp.where(shift_B1 > 0, positions_BL, positions_BL + pad)
+        index_BL = jnp.clip(positions_BL, 0, LENGTH - 1)
+        moved_BL = jnp.take_along_axis(tokens_BL, index_BL, 1)
+        positions_BL = jnp.where(positions_BL < 0, -1, positions_BL)
+        state = model.start(BATCH, LENGTH + pad, jnp.float32)
+        ctx = lambda start, stop: Context(positions_BL=positions_BL[:, start:stop])
+        first, state = model.extend(moved_BL[:, :prefill], state, ctx(0, prefill))
+        found = [first]
+        for at in range(prefill, LENGTH):
+            y_BLD, state = model.extend(moved_BL[:, at : at + 1], state, ctx(at, at + 1))
+            found.append(y_BLD)
+        stepped_BLD = jnp.concatenate(found, 1)
+        expected_BLD = jnp.take_along_axis(whole_BLD, index_BL[:, :LENGTH, None], 1)
+        wrong_BL = jnp.where(positions_BL[:, :LENGTH] >= 0, jnp.abs(stepped_BLD - expected_BLD).max(-1), 0)
+        return wrong_BL, jnp.abs(whole_BLD).max()
+
+    wrong_BL, size = map(np.asarray, both(subject.params))
+    row, at = np.unravel_index(wrong_BL.argmax(), wrong_BL.shape)
+    if not wrong_BL.max() <= 1e-4 * max(size, 1.0):
+        padded = " of a row that begins with padding" if row % 2 else ""
+        raise Violation(f"decoding differs from the parallel form by {wrong_BL.max():.1e} at step {at}{padded}")
+    return f"largest difference {wrong_BL.max():.0e}"
+
+
+def check_scan(subject: Subject) -> str:
+    """Scanned layers give what a Python loop over them gives, gradients too."""
+    if not any(isinstance(node, Stack) for _, node in nodes(subject.config)):
+        raise NotApplicable("it has no stack")
+    unrolled = swap(subject.config, Stack, lambda stack: dataclasses.replace(stack, unroll=0))
+    twin = Subject(unrolled, subject.task)
+    loss, grads = jax.jit(jax.value_and_grad(twin.loss))(subject.params)
+    return _equal("the scan differs from the loop over layers", subject.gradients, (loss, grads), 1e-4)
+
+
+def check_sharding(subject: Subject, meshes: Iterable[Mesh] | None = None) -> str:
+    """Loss and gradients are those of one device under every rule, and under products of them."""
+    if jax.device_count() < 8:
+        raise NotApplicable(f"it needs 8 devices and there are {jax.device_count()} (--cpu-devices 8)")
+    done, left = [], []
+    for mesh in meshes or (Mesh(fsdp=2, tensor=2), Mesh(data=4, sequence=2), Mesh(fsdp=4, sequence=2)):
+        try:
+            found = sharded_gradients(subject, mesh.build(jax.devices()[:8]))
+        except ValueError as error:
+            left.append(f"{mesh.shown()} ({error})")
+            continue
+        _equal(f"sharded over {mesh.shown()} it differs from one device", subject.gradients, found, 1e-4)
+        done.append(mesh.shown())
+    if not done:
+        raise NotApplicable("no mesh divides it: " + "; ".join(left))
+    return "; ".join(done) + (f"; not divided by {'; '.join(left)}" if left else "")
+
+
+def sharded_gradients(subject: Subject, mesh: jax.sharding.Mesh, rules: axes.Rules = axes.every()):
+    """(loss, gradients) computed over a mesh."""
+    table = specs(subject.model)
+    place = lambda path, leaf: axes.stored(table[tuple(k.key for k in path)].axes, leaf.shape, mesh, rules)
+    shardings = jax.tree_util.tree_map_with_path(place, subject.params)
+    live = lambda name, a: axes.spec(name.rsplit("_", 1)[-1], a.shape, rules.live, dict(mesh.shape))
+    batch = {
+        name: jax.device_put(a, jax.sharding.NamedSharding(mesh, live(name, a))) for name, a in subject.batch.items()
+    }
+
+    def loss(params, batch):
+        with axes.use(mesh, rules):
+            return subject.loss(params, batch=batch)
+
+    step = jax.jit(jax.value_and_grad(loss), in_shardings=(shardings, None))
+    return jax.device_get(step(jax.device_put(subject.params, shardings), batch))
+
+
+def check_restore(subject: Subject) -> str:
+    """Parameters saved from one mesh and restored on another are equal in every bit."""
+    if jax.device_count() < 8:
+        raise NotApplicable(f"it needs 8 devices and there are {jax.device_count()} (--cpu-devices 8)")
+    from llmlab.train.checkpoint import Checkpoints
+
+    table, rules = specs(subject.model), axes.every()
+
+    def laid_out(mesh: Mesh):
+        grid = mesh.build(jax.devices()[:8])
+        place = lambda path, leaf: axes.stored(table[tuple(k.key for k in path)].axes, leaf.shape, grid, rules)
+        return jax.tree_util.tree_map_with_path(place, subject.params)
+
+    try:
+        old, new = laid_out(Mesh(fsdp=4)), laid_out(Mesh(fsdp=2, tensor=2))
+    except ValueError as error:
+        raise NotApplicable(f"no mesh divides it: {error}") from error
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), subject.params, new)
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoints = Checkpoints(directory)
+        state = {"step": jnp.zeros((), jnp.int32), "params": jax.device_put(subject.params, old)}
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        restored = checkpoints.restore_params(1, abstract)
+        checkpoints.close()
+    for path, value in jax.tree_util.tree_leaves_with_path(subject.params):
+        again = functools.reduce(lambda tree, key: tree[key.key], path, restored)
+        if not np.array_equal(np.asarray(value), np.asarray(again)):
+            raise Violation(f"{jax.tree_util.keystr(path)} changed when restored on another mesh")
+    return "fsdp 4 -> fsdp 2 x tensor 2, equal in every bit"
+
+
+def check_flops(subject: Subject) -> str:
+    """The FLOPs that parts declare as executed are those of the matrix products in the traced program."""
+    declared = subject.model.cost(Shape(BATCH, LENGTH)).executed
+    traced = traced_flops(subject.loss, subject.params)
+    if declared != traced:
+        raise Violation(f"declares {declared:,.0f} executed FLOPs, and the traced program has {traced:,}")
+    return f"{traced:,} FLOPs"
+
+
+def check_gradients(subject: Subject) -> str:
+    """Every parameter has a gradient that is finite and not zero."""
+    _, grads = subject.gradients
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        if not np.isfinite(grad).all():
+            raise Violation(f"the gradient of {jax.tree_util.keystr(path)} is not finite")
+        if not np.any(grad):
+            raise Violation(f"the gradient of {jax.tree_util.keystr(path)} is zero: nothing uses it")
+    return f"{len(jax.tree.leaves(grads))} parameters"
+
+
+def check_precision(subject: Subject) -> str:
+    """The loss in bfloat16 is near that in float32."""
+    exact, _ = subject.gradients
+    half = jax.jit(functools.partial(subject.loss, dtype="bfloat16"))(subject.params)
+    if not abs(float(half) / float(exact) - 1) < 0.02:
+        raise Violation(f"the loss is {float(exact):.4f} in float32 and {float(half):.4f} in bfloat16")
+    return f"{float(exact):.4f} and {float(half):.4f}"
+
+
+def check_start(subject: Subject) -> str:
+    """An untrained model knows nothing: its loss is near ln V."""
+    loss, expected = float(subject.gradients[0]), math.log(subject.config.vocab)
+    if not abs(loss - expected) < 0.5:
+        raise Violation(f"the loss of the initial parameters is {loss:.3f}; ln V is {expected:.3f}")
+    return f"{loss:.3f}, ln V = {expected:.3f}"
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "causality": check_causality,
+    "packing isolation": check_isolation,
+    "decode = teacher forcing": check_decode,
+    "scan = unrolled": check_scan,
+    "sharded = single device": check_sharding,
+    "restored on another mesh": check_restore,
+    "executed = traced FLOPs": check_flops,
+    "finite gradients": check_gradients,
+    "bfloat16 near float32": check_precision,
+    "initial loss near ln V": check_start,
+}
+
+
+def check_model(model: Model, task: Task = CausalLM(), only: Iterable[str] | None = None) -> dict[str, str]:
+    """{check: what was seen}. Raises the first Violation; checks that do not apply say why."""
+    subject, found = Subject(model, task), {}
+    for name in only or CHECKS:
+        try:
+            found[name] = CHECKS[name](subject)
+        except NotApplicable as reason:
+            found[name] = f"not applicable: {reason}"
+    return found
+
+
+def check_mixer(mixer: Mixer, width: int = 32, only: Iterable[str] | None = None) -> dict[str, str]:
+    """The battery on a mixer of any file, in a small decoder."""
+    return check_model(put(small(width), "stack.segments.0.pattern.0.mixer", mixer), only=only)
+
+
+def check_ffn(ffn: FeedForward, width: int = 32, only: Iterable[str] | None = None) -> dict[str, str]:
+    """The battery on a feed-forward of any file, in a small decoder."""
+    return check_model(put(small(width), "stack.segments.0.pattern.0.ffn", ffn), only=only)
+
+
+def small(width: int = 32) -> Decoder:
+    """A decoder of two blocks, for tests."""
+    from llmlab.ffn import Gated
+    from llmlab.mixers import Attention
+
+    return Decoder(vocab=64, width=width, stack=repeat(Block(mixer=Attention(heads=4), ffn=Gated(hidden=48)), 2))
+
+
+def _equal(what: str, expected, found, tolerance: float) -> str:
+    """Compares (loss, gradients); each gradient relative to its largest element."""
+    worst = 0.0
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found)):
+        a, b = np.asarray(a), np.asarray(b)
+        error = np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)
+        if not error <= tolerance:
+            raise Violation(f"{what}: {jax.tree_util.keystr(path)} by {error:.1e} of its largest value")
+        worst = max(worst, error)
+    return f"largest difference {worst:.0e}"

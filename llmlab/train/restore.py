@@ -1,0 +1,29 @@
+"""The model of a run that has been trained, without its optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmlab.train.checkpoint import Checkpoints
+from llmlab.train.experiment import Experiment
+from llmlab.train.program import Program
+from llmlab.train.run import Run, RunError
+
+
+def restore_params(directory: Path, experiment: Experiment, step: int | None = None) -> tuple[Program, dict, int]:
+    """(program, {"params", "stats"}, step) of the newest checkpoint that verifies, or of `step`.
+
+    Raises RunError when the run has none.
+    """
+    program = Program(experiment, experiment.mesh.build())
+    checkpoints = Checkpoints(Run(directory, experiment).checkpoints)
+    try:
+        found = checkpoints.latest() if step is None else step
+        if found is None:
+            raise RunError(
+                f"{directory} has no checkpoint that verifies; `llmlab train EXPERIMENT --run {directory}` makes one"
+            )
+        params = checkpoints.restore_params(found, program.abstract_state["params"])
+        return program, {"params": params, "stats": {}}, found
+    finally:
+        checkpoints.close()

@@ -1,0 +1,178 @@
+"""A run's directory: what was run, by which code, and whether it may go on.
+
+    run.json          the resolved experiment, written when the run starts
+    metrics.jsonl     one line for each logged step and each evaluation
+    checkpoints/      see llmlab/train/checkpoint.py
+    run.html, loss.svg, sample.txt   written at the end
+
+A directory without run.json is a new run. One with it and a checkpoint that verifies is resumed, if the experiment is
+the same; one with it and no such checkpoint is an error unless a fresh start is asked for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from llmlab.config import diff, from_dict, to_dict
+from llmlab.train.experiment import Experiment
+
+# Leaves that change neither the parameters nor the order of the data: a resumed run may set them anew.
+FREE = (
+    "mesh",
+    "rules",
+    "train.log_every",
+    "train.eval_every",
+    "train.eval_batches",
+    "train.save_every",
+    "train.keep",
+    "train.prompt",
+)
+
+
+class RunError(Exception):
+    """A run that cannot start as asked; the message says what to do."""
+
+
+class Run:
+    """One run's directory, held by one process group at a time."""
+
+    def __init__(self, directory: Path, experiment: Experiment, file: Path | None = None):
+        self.directory, self.experiment, self.file = Path(directory), experiment, file
+        self.lock = None
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    def open(self, fresh: bool = False) -> bool:
+        """Takes the directory; True when it holds a run to go on with.
+
+        Raises RunError when another process holds it, or when it holds another experiment and `fresh` is not asked.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            self._take()
+            if fresh:
+                self._clear()
+        known = self.record.exists()
+        if known:
+            self._compare(json.loads(self.record.read_text()))
+        elif jax.process_index() == 0:
+            self._write()
+        return known
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
+    def truncate(self, step: int) -> None:
+        """Drops the metrics of steps after `step`, and a torn last line: they are about to be computed again."""
+        if jax.process_index() or not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text().splitlines() if _step(line) <= step]
+        partial = self.metrics.with_suffix(".tmp")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(partial, self.metrics)
+
+    def _take(self) -> None:
+        self.lock = (self.directory / "lock").open("a+")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.seek(0)
+            owner = self.lock.read().strip()
+            raise RunError(
+                f"{self.directory} is in use by process {owner}; wait for it, or choose another --run"
+            ) from None
+        self.lock.truncate(0)
+        self.lock.write(str(os.getpid()))
+        self.lock.flush()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for file in self.directory.iterdir():
+            if file.name in ("run.json", "metrics.jsonl", "run.html", "loss.svg", "sample.txt", "experiment.py"):
+                file.unlink()
+        shutil.rmtree(self.directory / "tensorboard", ignore_errors=True)
+
+    def _write(self) -> None:
+        if self.file is not None:
+            shutil.copyfile(self.file, self.directory / "experiment.py")
+        record = {
+            "experiment": to_dict(self.experiment),
+            "file": str(self.file.resolve()) if self.file else None,
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "code": code_digest(self.file),
+            "versions": {name: importlib.metadata.version(name) for name in ("llmlab", "jax", "flax", "optax")},
+        }
+        partial = self.record.with_suffix(".tmp")
+        partial.write_text(json.dumps(record, indent=1))
+        os.replace(partial, self.record)
+
+    def _compare(self, record: dict) -> None:
+        old = from_dict(record["experiment"], "run.json: experiment")
+        changed = {
+            path: sides
+            for path, sides in diff(old, self.experiment).items()
+            if not any(path == free or path.startswith(f"{free}.") for free in FREE)
+        }
+        if changed:
+            lines = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, (old, new) in changed.items())
+            raise RunError(
+                f"{self.directory} holds another experiment; it differs in\n{lines}\n"
+                "give another directory with --run, or start over with --fresh"
+            )
+        if record["code"] != code_digest(self.file):
+            print(f"note: the code has changed since {self.directory} was started")
+
+
+def load(directory: Path) -> Experiment:
+    """The experiment of a run. Raises RunError when there is none."""
+    record = Path(directory) / "run.json"
+    if not record.exists():
+        raise RunError(
+            f"{directory} is no run: it has no run.json; `llmlab train EXPERIMENT --run {directory}` makes one"
+        )
+    data = json.loads(record.read_text())
+    if data.get("file"):
+        from llmlab.train.files import import_file
+
+        source = Path(data["file"])
+        import_file(source if source.exists() else Path(directory) / "experiment.py", name=source.stem)
+    return from_dict(data["experiment"], f"{record}: experiment")
+
+
+def code_digest(file: Path | None) -> str:
+    """16 digits that name the package's sources and the experiment's file."""
+    found = hashlib.sha256()
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")) + ([Path(file)] if file else []):
+        found.update(source.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
