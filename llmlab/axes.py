@@ -62,6 +62,14 @@ class Rules(Config):
                     "rules name upper-case letters of llmlab/axes.py"
                 )
 
+        for name in ("stored", "live"):
+            letters = [letter for letter, _ in getattr(self, name)]
+            if len(set(letters)) < len(letters):
+                raise ValueError(
+                    f"rules {self.name!r}: {name} has the letters {''.join(letters)}, one of them twice; "
+                    "give a letter all its axes in one rule"
+                )
+
     def __mul__(self, other: Rules) -> Rules:
         join = lambda a, b: tuple(
             (letter, tuple(dict.fromkeys(dict(a).get(letter, ()) + dict(b).get(letter, ()))))

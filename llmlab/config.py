@@ -82,7 +82,7 @@ def _fits(value, hint) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is typing.Literal:
-        return value in args
+        return any(value == arg and type(value) is type(arg) for arg in args)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False

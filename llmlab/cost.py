@@ -50,12 +50,16 @@ def total(costs) -> Cost:
 
 def visible_pairs(length: int, memory: int, causal: bool, window: int | None = None) -> int:
     """How many (query, key) pairs of one row a mask shows; queries are the last `length` of `memory` positions."""
-    if not causal:
+    if window is None and not causal:
         return length * memory
-    window = min(window or memory, memory)
-    first, last = memory - length + 1, memory  # keys that the first and the last query would see without a window
-    ramp = range(first, min(last, window) + 1)
-    return (ramp[0] + ramp[-1]) * len(ramp) // 2 + (length - len(ramp)) * window if ramp else length * window
+    window = memory if window is None else min(window, memory)
+
+    def triangle(rows: int) -> int:  # causal pairs of the first rows of a square: a ramp up to the window, then flat
+        ramp = min(rows, window)
+        return ramp * (ramp + 1) // 2 + (rows - ramp) * window
+
+    ahead = 0 if causal else length * (length - 1) // 2
+    return triangle(memory) - triangle(memory - length) + ahead
 
 
 def traced_flops(function, *args) -> int:

@@ -12,7 +12,7 @@ COMMANDS = {
     "describe": "print an experiment: config, parameters, sharding, FLOPs, memory",
     "check": "run the contract of parts on an experiment's model",
 }
-# What a scheduler can act on (docs/checkpoints.md): 65 data or checkpoint, 70 diverged, 76 stopped and saved, 78 config.
+# Exit codes that a scheduler can act on; docs/checkpoints.md has the table.
 EXIT_DATA, EXIT_DIVERGED, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 76, 78
 
 

@@ -99,7 +99,7 @@ class Description:
         ]
 
     def activations(self, itemsize: int) -> int:
-        """The usual estimate (Korthikanti et al., 2022) without attention matrices; of a layer under remat its input."""
+        """The usual estimate (Korthikanti et al., 2022) without attention matrices; under remat each layer's input."""
         data, model = self.experiment.data, self.experiment.model
         shares = math.prod(self.sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
         tokens = data.batch * data.length // self.experiment.train.accumulate // shares

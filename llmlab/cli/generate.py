@@ -44,44 +44,42 @@ def main(arguments: list[str]) -> int:
     sampling = Sampling(temperature=flags.temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p)
     prompts = flags.prompt or (sys.stdin.read(),)
     program, state, step = restore_params(directory, experiment, flags.step)
-    tokenizer = experiment.data.open().encoder
+    encoder = experiment.data.open().encoder
     generator = Generator.of(program, state)
-    ids = [list(map(int, tokenizer.encode(prompt))) for prompt in prompts]
-    stop = stop_ids(tokenizer, flags.stop)
+    ids = [list(map(int, encoder.encode(prompt))) for prompt in prompts]
+    stop = stop_ids(encoder, flags.stop)
     began = time.perf_counter()
     options = {"sampling": sampling, "stop": stop, "seed": flags.sample_seed}
     if len(prompts) == 1:
-        count = show(generator.stream(ids, flags.tokens, **options), prompts[0], tokenizer)
+        count = show(generator.stream(ids, flags.tokens, **options), prompts[0], encoder)
     else:
         rows = generator.generate(ids, flags.tokens, **options)
         count = sum(map(len, rows))
         for prompt, row in zip(prompts, rows):
-            print(f"--- {prompt}{tokenizer.decode(row)}")
+            print(f"--- {prompt}{encoder.decode(row)}")
     seconds = time.perf_counter() - began
     print(f"[step {step}: {count} tokens in {seconds:.1f} s, compilation counted]", file=sys.stderr)
     return 0
 
 
-def stop_ids(tokenizer, texts: tuple[str, ...]) -> tuple[int, ...]:
+def stop_ids(encoder, texts: tuple[str, ...]) -> tuple[int, ...]:
     """Ids that end a row. Raises ValueError for a text that is not one token."""
-    found = [] if tokenizer.end is None else [int(tokenizer.end)]
+    found = [] if encoder.end is None else [int(encoder.end)]
     for text in texts:
-        ids = tokenizer.encode(text)
+        ids = encoder.encode(text)
         if len(ids) != 1:
             raise ValueError(f"--stop {text!r} is {len(ids)} tokens of this tokenizer; a stop text is one token")
         found.append(int(ids[0]))
     return tuple(found)
 
 
-def show(chunks, prompt: str, tokenizer) -> int:
+def show(chunks, prompt: str, encoder) -> int:
     """Prints a growing text; returns how many tokens came."""
     print(prompt, end="", flush=True)
-    ids, shown = [], 0
+    stream, count = encoder.stream(), 0
     for chunk in chunks:
-        ids += [int(token) for token in chunk[0] if token >= 0 and token != tokenizer.end]
-        text = tokenizer.decode(ids)
-        ready = len(text.rstrip("\ufffd"))  # half a character waits for its other bytes
-        print(text[shown:ready], end="", flush=True)
-        shown = max(shown, ready)
-    print(tokenizer.decode(ids)[shown:])
-    return len(ids)
+        ids = [int(token) for token in chunk[0] if token >= 0]
+        count += len(ids)
+        print(stream.push([token for token in ids if token != encoder.end]), end="", flush=True)
+    print(stream.push([], final=True))
+    return count

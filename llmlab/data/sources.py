@@ -22,6 +22,8 @@ EDGE = 1 << 20  # bytes hashed at each end of a shard, whose footer holds the pl
 class DataError(ValueError):
     """A corpus that cannot be used as it is."""
 
+    exit_code = 65
+
 
 class Source(Config):
     """The slot of a source."""

@@ -49,8 +49,10 @@ class Generator:
         """Yields new tokens as they come, arrays of (rows, 1 to CHUNK) ids; -1 after a row's stop token.
 
         most: new tokens of a row at most. stop: ids that end a row (they are given too). Raises ValueError for an
-        empty prompt.
+        empty prompt and for `most` below 1.
         """
+        if most < 1:
+            raise ValueError(f"generation gives 1 new token or more, not {most}")
         for number, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise ValueError(f"prompt {number} holds no tokens; generation needs at least one to start from")

@@ -9,14 +9,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 from llmlab.cost import visible_pairs
 from llmlab.kernels.receipt import note
 
+save_only_these_names = jax.checkpoint_policies.save_only_these_names
 HIDDEN = -1e30  # the score of a pair that is not visible; finite, so that an empty row gives no NaN
 TILES = 4  # causal rows are computed in at most this many tiles of queries, each with the keys it can see
 SMALLEST_TILE = 128
+LONG = 512
 
 
 @jax.tree_util.register_dataclass
@@ -88,11 +91,14 @@ def attend(
     plan = tiles(length, memory, mask)
     note("attention", f"XLA, {len(plan)} tile{'s' * (len(plan) > 1)} of queries")
     rows = []
-    for queries, keys in plan:
-        tile = lambda q, k, v, queries=queries, keys=keys: _tile(
-            q, k, v, mask.visible(queries, keys, length, memory), scale, softcap, dropout
+    for number, (queries, keys) in enumerate(plan):
+        drawn = dropout and (dropout[0], jax.random.fold_in(dropout[1], number))
+        tile = lambda q, k, v, queries=queries, keys=keys, drawn=drawn: _tile(
+            q, k, v, mask.visible(queries, keys, length, memory), scale, softcap, drawn
         )
-        tile = jax.checkpoint(tile) if len(plan) > 1 and length > 4 * SMALLEST_TILE else tile
+        # Long rows save nothing of a tile, short ones the probabilities: what else there is, is recomputed.
+        names = () if length > LONG else ("probabilities",)
+        tile = jax.checkpoint(tile, prevent_cse=False, policy=save_only_these_names(*names))
         rows.append(tile(q_BLHK[:, queries], k_BMGK[:, keys], v_BMGK[:, keys]))
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
 
@@ -133,7 +139,7 @@ def _tile(q_BLHK, k_BMGK, v_BMGK, visible_BLM, scale, softcap, dropout):
         scores_BGJLM = softcap * jnp.tanh(scores_BGJLM / softcap)
     if visible_BLM is not None:
         scores_BGJLM = jnp.where(visible_BLM[:, None, None], scores_BGJLM, HIDDEN)
-    probs_BGJLM = jax.nn.softmax(scores_BGJLM, axis=-1)
+    probs_BGJLM = checkpoint_name(jax.nn.softmax(scores_BGJLM, axis=-1), "probabilities")
     if dropout is not None:
         rate, key = dropout
         probs_BGJLM = jnp.where(jax.random.bernoulli(key, 1 - rate, probs_BGJLM.shape), probs_BGJLM / (1 - rate), 0)

@@ -1,6 +1,12 @@
-"""The product of activations and a weight."""
+"""The product of activations and a weight, and sums over rows.
+
+On CPU the product is made 2-D, its gradients too: left to itself, XLA's CPU backend computes the gradient of a weight
+from transposed copies (measured in benchmarks/README.md). Elsewhere XLA's own layout is the better one.
+"""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,5 +16,68 @@ from llmlab import axes
 
 def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """einsum of an activation and a weight, accumulated in float32, in the activation's dtype."""
-    accumulate = jnp.float32 if axes.platform() == "cpu" else None
-    return jnp.einsum(spec, x, w, preferred_element_type=accumulate).astype(x.dtype)
+    left, right, out = spec.replace("->", ",").split(",")
+    inner = "".join(letter for letter in left if letter in right and letter not in out)
+    rows, columns = left.removesuffix(inner), right.removeprefix(inner)
+    plain = left == rows + inner and right == inner + columns and out == rows + columns
+    if not (plain and inner and columns and flattens()):
+        accumulate = jnp.float32 if axes.platform() == "cpu" else None
+        return jnp.einsum(spec, x, w, preferred_element_type=accumulate).astype(x.dtype)
+    size = math.prod(w.shape[: len(inner)])
+    y = _product(x.reshape(-1, size), w.reshape(size, -1))
+    return y.reshape(*x.shape[: len(rows)], *w.shape[len(inner) :])
+
+
+def flattens() -> bool:
+    """Whether leading dimensions may be merged: on CPU, unless L is sharded as well as B."""
+    found = axes.scope()
+    return axes.platform() == "cpu" and not (found and dict(found[0].shape).get("sequence", 1) > 1)
+
+
+@jax.custom_vjp
+def _product(x, w):
+    """x (rows, inner) times w (inner, columns)."""
+    return _dot(x, w, 1, 0).astype(x.dtype)
+
+
+def _forward(x, w):
+    return _product(x, w), (x, w)
+
+
+def _backward(saved, dy):
+    x, w = saved
+    return _dot(dy, w, 1, 1).astype(x.dtype), _dot(x, dy, 0, 0).astype(w.dtype)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _dot(a, b, axis_a: int, axis_b: int):
+    """2-D product over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
+    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y + bias over the trailing dimensions; the gradient of the bias is `sum_rows`."""
+    bias = bias.astype(y.dtype)
+    return _add_bias(y, bias) if flattens() else y + bias
+
+
+@jax.custom_vjp
+def _add_bias(y, bias):
+    return y + bias
+
+
+def _add_bias_backward(bias, dy):
+    return dy, sum_rows(dy.reshape(-1, bias.size)).reshape(bias.shape).astype(bias.dtype)
+
+
+_add_bias.defvjp(lambda y, bias: (y + bias, bias), _add_bias_backward)
+
+
+def sum_rows(a: jax.Array) -> jax.Array:
+    """The sum over all dimensions but the last, in float32; on CPU a product with ones, several times faster."""
+    if not flattens():
+        return a.astype(jnp.float32).sum(tuple(range(a.ndim - 1)))
+    rows = a.reshape(-1, a.shape[-1])
+    return _dot(jnp.ones((1, rows.shape[0]), a.dtype), rows, 1, 0)[0]

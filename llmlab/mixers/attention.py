@@ -19,7 +19,7 @@ from llmlab.kernels.attention import Mask, attend, pairs
 from llmlab.nn.einsum import Einsum
 from llmlab.nn.init import FanIn, Init
 from llmlab.nn.module import Module
-from llmlab.nn.parts import Context, Declared, Mixer, Norm, Position
+from llmlab.nn.parts import Context, Declared, Mixer, Norm, Position, check_rate
 from llmlab.nn.position import Rotary
 
 
@@ -71,8 +71,13 @@ class Attention(Mixer):
     dropout: float = 0.0
 
     def check(self):
+        for name in ("heads", "kv_heads", "head_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"Attention.{name} is {size}; it is 1 or more")
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"Attention.kv_heads is {self.kv_heads}, which does not divide heads = {self.heads}")
+        check_rate("Attention", self.dropout)
 
     def declared(self):
         causal = isinstance(self.view, Causal)

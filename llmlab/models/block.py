@@ -13,7 +13,7 @@ from llmlab.ffn.dense import Gated
 from llmlab.mixers.attention import Attention
 from llmlab.nn.module import List, Module
 from llmlab.nn.norm import RMSNorm
-from llmlab.nn.parts import Context, Declared, FeedForward, Layer, Mixer, Norm, Part, drop
+from llmlab.nn.parts import Context, Declared, FeedForward, Layer, Mixer, Norm, Part, check_rate, drop
 
 Sublayer = Callable[[jax.Array], jax.Array]
 
@@ -114,8 +114,12 @@ class Block(Layer):
     wiring: Wiring = PreNorm()
     dropout: float = 0.0
 
+    def check(self):
+        check_rate("Block", self.dropout)
+
     def declared(self) -> Declared:
-        return self.mixer.declared()
+        """What holds for the mixer and for the feed-forward."""
+        return self.mixer.declared() & (self.ffn.declared() if self.ffn else Declared())
 
     def build(self, dims, rngs):
         return BlockLayer(self, dims, rngs)

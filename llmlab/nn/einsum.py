@@ -13,11 +13,17 @@ import jax
 from llmlab import axes
 from llmlab.axes import Dims
 from llmlab.cost import Cost, Shape
-from llmlab.kernels.matmul import einsum
+from llmlab.kernels.matmul import add_bias, einsum
 from llmlab.nn.init import FanIn, Fill, Init
 from llmlab.nn.module import Module, Param, Rngs
 
 ZEROS = Fill(value=0.0)
+
+
+def parameter(init: Init, letters: str, dims: Dims, rngs: Rngs, fan_in: int = 1) -> Param:
+    """A parameter that is no matrix, such as a bias: its shape is read from its letters."""
+    shape = tuple(dims[letter.upper()] for letter in letters)
+    return Param(init(rngs.params(), shape, fan_in, dims.get("N", 1)), axes=letters)
 
 
 class Einsum(Module):
@@ -37,15 +43,12 @@ class Einsum(Module):
         depth, fan_in = dims.get("N", 1), axes.size(inputs, dims)
         self.spec = spec
         self.w = Param(init(rngs.params(), shape, fan_in, depth), axes=w, inputs=inputs)
-        self.bias = None
-        if bias is not None:
-            letters = "".join(letter for letter in y if letter in w)
-            value = bias(rngs.params(), tuple(dims[letter.upper()] for letter in letters), fan_in, depth)
-            self.bias = Param(value, axes=letters)
+        letters = "".join(letter for letter in y if letter in w)
+        self.bias = None if bias is None else parameter(bias, letters, dims, rngs, fan_in)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = einsum(self.spec, x, self.w[...].astype(x.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
     def cost(self, shape: Shape) -> Cost:
         """2 FLOPs for each element of the weight and each element of the letters that only x has."""

@@ -9,9 +9,10 @@ from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
 from llmlab.kernels.cross_entropy import Form, cross_entropy, finish
+from llmlab.nn.einsum import parameter
 from llmlab.nn.init import Init, Normal
 from llmlab.nn.module import Module, Param
-from llmlab.nn.parts import Context, Norm, Part, Position, drop
+from llmlab.nn.parts import Context, Norm, Part, Position, check_rate, drop
 
 
 @config
@@ -28,6 +29,11 @@ class Embedding(Part):
     multiple: int = 1
     dropout: float = 0.0
     init: Init = Normal()
+
+    def check(self):
+        check_rate("Embedding", self.dropout)
+        if self.multiple < 1:
+            raise ValueError(f"Embedding.multiple is {self.multiple}; the table is padded to a multiple of 1 or more")
 
     def build(self, dims, rngs):
         return EmbeddingLayer(self, dims, rngs)
@@ -95,9 +101,7 @@ class HeadLayer(Module):
     def __init__(self, cfg: TiedHead | LinearHead, dims, rngs, table: Param | None):
         self.form = Form(vocab=dims["V"], softcap=cfg.softcap, scale=dims["D"] ** cfg.power)
         self.table = table
-        self.bias = None
-        if cfg.bias is not None:
-            self.bias = Param(cfg.bias(rngs.params(), (dims["V"],), dims["D"], 1), axes="v")
+        self.bias = None if cfg.bias is None else parameter(cfg.bias, "v", dims, rngs)
 
     def nll(self, x_BLD, embedding: EmbeddingLayer, targets_BL, weights_BL, smoothing=0.0, z_loss=0.0):
         """(sum of losses, sums): see `llmlab.kernels.cross_entropy`."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llmlab.config import config
+from llmlab.kernels.norm import layer_norm, rms_norm
 from llmlab.nn.einsum import ZEROS
 from llmlab.nn.init import Init
 from llmlab.nn.module import Module, Param
@@ -29,9 +30,7 @@ class RMSNormLayer(Module):
         self.scale = Param(jnp.full(size, 1.0 - cfg.offset), axes=letter)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt((x32**2).mean(-1, keepdims=True) + self.cfg.eps)
-        return (x32 * (self.cfg.offset + self.scale[...])).astype(x.dtype)
+        return rms_norm(x, self.cfg.offset + self.scale[...], self.cfg.eps)
 
 
 @config
@@ -52,7 +51,4 @@ class LayerNormLayer(Module):
         self.bias = None if cfg.bias is None else Param(cfg.bias(rngs.params(), (size,), size, 1), axes=letter)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 - x32.mean(-1, keepdims=True)
-        x32 = x32 * jax.lax.rsqrt((x32**2).mean(-1, keepdims=True) + self.cfg.eps) * self.scale[...]
-        return (x32 if self.bias is None else x32 + self.bias[...]).astype(x.dtype)
+        return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.cfg.eps)

@@ -23,6 +23,10 @@ class Declared:
     isolated: bool = True  # documents packed in one row do not see each other
     decodable: bool = True  # it has `start` and `extend`
 
+    def __and__(self, other: Declared) -> Declared:
+        """What holds for a whole is what holds for all its parts."""
+        return Declared(*(a and b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
 
 class Part(Config):
     """A config that builds a layer from the sizes its parent gives."""
@@ -81,6 +85,12 @@ class Context:
         """The context of one layer, with a key of its own."""
         key = None if self.key is None else jax.random.fold_in(self.key, layer)
         return dataclasses.replace(self, layer=layer, key=key)
+
+
+def check_rate(owner: str, rate: float) -> None:
+    """Raises ValueError unless `rate` is one that `drop` can take."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{owner}.dropout is {rate}; it is a share, 0 or more and below 1")
 
 
 def drop(x: jax.Array, rate: float, ctx: Context, salt: int) -> jax.Array:

@@ -85,6 +85,10 @@ class Rotary(Position):
     theta: float = 10_000.0
     fraction: float = 1.0
 
+    def check(self):
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"Rotary.fraction is {self.fraction}; it is a share of a head, above 0 and at most 1")
+
     def build(self, dims, rngs):
         return RotaryLayer(self)
 

@@ -5,6 +5,8 @@ A stack is a tuple of segments, each a pattern of layers repeated; 26 layers of 
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Literal
 
 import jax
@@ -59,11 +61,7 @@ class Stack(Config):
     def declared(self) -> Declared:
         """What holds for every layer holds for the stack."""
         parts = [layer.declared() for segment in self.segments for layer in segment.pattern]
-        return Declared(
-            causal=all(p.causal for p in parts),
-            isolated=all(p.isolated for p in parts),
-            decodable=all(p.decodable for p in parts),
-        )
+        return functools.reduce(operator.and_, parts, Declared())
 
 
 def repeat(layer: Layer, times: int, remat: Remat = "none") -> Stack:

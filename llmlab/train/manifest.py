@@ -25,6 +25,8 @@ LEFTOVER = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # names of what an unf
 class CheckpointError(RuntimeError):
     """What can go wrong with checkpoints; each kind is a subclass."""
 
+    exit_code = 65
+
 
 class CorruptError(CheckpointError):
     """A checkpoint whose bytes are not those that were written."""

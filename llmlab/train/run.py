@@ -39,8 +39,10 @@ FREE = (
 )
 
 
-class RunError(Exception):
+class RunError(RuntimeError):
     """A run that cannot start as asked; the message says what to do."""
+
+    exit_code = 65
 
 
 class Run:

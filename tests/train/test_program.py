@@ -1,0 +1,97 @@
+"""One experiment on one device and under every rule and product of two: the same losses, and each device its share."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from llmlab import axes
+from llmlab.mesh import Mesh
+from llmlab.nn.module import specs
+from llmlab.train.feed import Feed
+from llmlab.train.program import Program
+
+RULES = {rule.__name__: rule for rule in (axes.data, axes.fsdp, axes.tensor, axes.sequence, axes.expert)}
+PAIRS = itertools.combinations(("data", "fsdp", "tensor", "sequence"), 2)
+MESHES = [{name: 8} for name in RULES] + [{first: 2, second: 4} for first, second in PAIRS]
+SHARED = {"fsdp": "D", "tensor": "HGFV"}  # mesh axis -> the letters of parameters that it shares
+STEPS = 20
+
+
+def shown(sizes):
+    return " x ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def program_of(experiment, sizes):
+    """The program under the rules of these mesh axes and no others."""
+    rules = math.prod((RULES[name]() for name in sizes), start=axes.Rules())
+    mesh = Mesh(**{"data": 1, **sizes})
+    return Program(dataclasses.replace(experiment, rules=rules), mesh.build(jax.devices()[: math.prod(sizes.values())]))
+
+
+def run(program, dataset, steps=STEPS):
+    """(losses and gradient norms of the steps, the last state)."""
+    state, feed, found = program.init(), Feed(program, dataset, 0), []
+    for _ in range(steps):
+        state, metrics = program.step(state, feed.next())
+        found.append((metrics["loss"], metrics["grad_norm"]))
+    feed.close()
+    return np.array(jax.device_get(found)), state
+
+
+def held(tree):
+    """Bytes that the first device holds."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny, tmp_path_factory):
+    return tiny().data.open(cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, dataset):
+    """The losses on one device."""
+    return run(program_of(tiny(), {}), dataset)[0]
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=shown)
+def test_a_mesh_changes_no_loss_and_shares_the_state(sizes, tiny, dataset, alone, capfd):
+    program = program_of(tiny(), sizes)
+    found, state = run(program, dataset)
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+    cuts = {letter: sizes.get(axis, 1) for axis, letters in SHARED.items() for letter in letters}
+    share = lambda spec: math.prod(n // cuts.get(letter, 1) for letter, n in zip(spec.axes, spec.shape))
+    expected = sum(4 * share(spec) for spec in specs(program.model).values())
+    counters = 2 * 4  # Adam's and the schedule's
+    assert held(state["params"]) == expected
+    assert held(state["opt"]) == 2 * expected + counters
+
+
+def test_the_sizes_of_the_mesh_alone_choose_among_all_rules(tiny):
+    """The default rules lay out state and batches as the rules of the mesh's own axes do."""
+    for sizes in MESHES:
+        named = program_of(tiny(), sizes)
+        every = Program(tiny(), named.mesh)
+        assert every.experiment.rules == axes.every()
+        assert every.shardings == named.shardings, shown(sizes)
+        assert every.batch_sharding("tokens_BL", (8, 16)) == named.batch_sharding("tokens_BL", (8, 16)), shown(sizes)
+
+
+def test_accumulation_changes_no_loss(tiny, dataset, alone):
+    found, _ = run(program_of(tiny({"train.accumulate": 2}), {"data": 2, "tensor": 2}), dataset, steps=5)
+    np.testing.assert_allclose(found, alone[:5], rtol=1e-5)
+
+
+def test_bfloat16_computes_and_float32_remembers(tiny, dataset, alone):
+    program = program_of(tiny({"train.precision": "bfloat16"}), {})
+    found, state = run(program, dataset, steps=5)
+    np.testing.assert_allclose(found[:, 0], alone[:5, 0], rtol=1e-2)
+    assert np.abs(found[:, 0] / alone[:5, 0] - 1).max() > 1e-6
+    kept = {leaf.dtype.name for leaf in jax.tree.leaves((state["params"], state["opt"]))}
+    assert kept == {"float32", "int32"}
