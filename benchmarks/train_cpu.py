@@ -48,9 +48,7 @@ def llmlab_step(family: str, precision: str):
         block = Block(mixer=Attention(heads=HEADS, kv_heads=2), ffn=Gated(hidden=1024))
         embed, norm = Embedding(), RMSNorm()
     experiment = Experiment(
-        model=Decoder(
-            vocab=VOCAB, width=WIDTH, embed=embed, stack=repeat(block, LAYERS), norm=norm, head=TiedHead()
-        ),
+        model=Decoder(vocab=VOCAB, width=WIDTH, embed=embed, stack=repeat(block, LAYERS), norm=norm, head=TiedHead()),
         data=Data(tokenizer=Bytes(), batch=BATCH, length=LENGTH),
         optim=AdamW(peak=1e-4),
         train=Train(precision=precision),

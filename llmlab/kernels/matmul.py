@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 
@@ -24,7 +25,7 @@ def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
         accumulate = jnp.float32 if axes.platform() == "cpu" else None
         return jnp.einsum(spec, x, w, preferred_element_type=accumulate).astype(x.dtype)
     size = math.prod(w.shape[: len(inner)])
-    y = _product(x.reshape(-1, size), w.reshape(size, -1))
+    y = checkpoint_name(_product(x.reshape(-1, size), w.reshape(size, -1)), "products")
     return y.reshape(*x.shape[: len(rows)], *w.shape[len(inner) :])
 
 

@@ -126,7 +126,9 @@ def test_positions_without_weight_count_nothing_whatever_their_target():
 
 def largest(jaxpr) -> int:
     """Elements of the largest array that a traced program makes."""
-    inner = [sub for eqn in jaxpr.eqns for value in eqn.params.values() for sub in jax.tree.leaves(value, is_leaf=program)]
+    inner = [
+        sub for eqn in jaxpr.eqns for value in eqn.params.values() for sub in jax.tree.leaves(value, is_leaf=program)
+    ]
     made = [getattr(out.aval, "size", 0) for eqn in jaxpr.eqns for out in eqn.outvars]
     return max([0, *made, *(largest(getattr(sub, "jaxpr", sub)) for sub in inner if program(sub))])
 

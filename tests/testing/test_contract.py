@@ -122,13 +122,17 @@ class CountsItself(PlainLayer):
     """Knows whether it is unrolled: a scanned layer's index is traced."""
 
     def __call__(self, x_BLD, ctx):
-        return self.w(x_BLD) * (2 if isinstance(ctx.layer, jax.core.Tracer) and ctx.layer.size and _scanned() else 1), {}
+        return self.w(x_BLD) * (
+            2 if isinstance(ctx.layer, jax.core.Tracer) and ctx.layer.size and _scanned() else 1
+        ), {}
 
 
 def _scanned() -> bool:
     import inspect
 
-    return not any(frame.function == "run" and frame.frame.f_locals["self"].cfg.unroll == 0 for frame in inspect.stack())
+    return not any(
+        frame.function == "run" and frame.frame.f_locals["self"].cfg.unroll == 0 for frame in inspect.stack()
+    )
 
 
 class AveragesItsShard(PlainLayer):
@@ -178,7 +182,7 @@ FAULTS = {
     LiesAboutCost: ("executed = traced FLOPs", "declares"),
     HasADeadParameter: ("finite gradients", "nothing uses it"),
     DividesByZero: ("finite gradients", "not finite"),
-    NeedsFloat32: ("bfloat16 near float32", "in bfloat16"),
+    NeedsFloat32: ("bfloat16 near float32", "in bfloat16 differ"),
 }
 
 

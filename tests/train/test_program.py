@@ -32,9 +32,9 @@ def program_of(experiment, sizes):
     return Program(dataclasses.replace(experiment, rules=rules), mesh.build(jax.devices()[: math.prod(sizes.values())]))
 
 
-def run(program, dataset, steps=STEPS):
-    """(losses and gradient norms of the steps, the last state)."""
-    state, feed, found = program.init(), Feed(program, dataset, 0), []
+def run(program, dataset, start, steps=STEPS):
+    """(losses and gradient norms of the steps, the last state), from a state in numpy."""
+    state, feed, found = jax.device_put(start, program.shardings), Feed(program, dataset, 0), []
     for _ in range(steps):
         state, metrics = program.step(state, feed.next())
         found.append((metrics["loss"], metrics["grad_norm"]))
@@ -53,15 +53,21 @@ def dataset(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny, dataset):
-    """The losses on one device."""
-    return run(program_of(tiny(), {}), dataset)[0]
+def start(tiny):
+    """The initial state of one device."""
+    return jax.device_get(program_of(tiny(), {}).init())
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, dataset, start):
+    """The losses of one device."""
+    return run(program_of(tiny(), {}), dataset, start)[0]
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=shown)
-def test_a_mesh_changes_no_loss_and_shares_the_state(sizes, tiny, dataset, alone, capfd):
+def test_a_mesh_changes_no_loss_and_shares_the_state(sizes, tiny, dataset, start, alone, capfd):
     program = program_of(tiny(), sizes)
-    found, state = run(program, dataset)
+    found, state = run(program, dataset, start)
     np.testing.assert_allclose(found, alone, rtol=1e-5)
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
@@ -71,6 +77,12 @@ def test_a_mesh_changes_no_loss_and_shares_the_state(sizes, tiny, dataset, alone
     counters = 2 * 4  # Adam's and the schedule's
     assert held(state["params"]) == expected
     assert held(state["opt"]) == 2 * expected + counters
+
+
+def test_the_initial_state_does_not_depend_on_the_mesh(tiny, start):
+    state = program_of(tiny(), {"fsdp": 2, "tensor": 4}).init()
+    assert held(state["opt"]) < 0.3 * sum(leaf.nbytes for leaf in jax.tree.leaves(start["opt"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), jax.device_get(state), start)
 
 
 def test_the_sizes_of_the_mesh_alone_choose_among_all_rules(tiny):
@@ -83,14 +95,14 @@ def test_the_sizes_of_the_mesh_alone_choose_among_all_rules(tiny):
         assert every.batch_sharding("tokens_BL", (8, 16)) == named.batch_sharding("tokens_BL", (8, 16)), shown(sizes)
 
 
-def test_accumulation_changes_no_loss(tiny, dataset, alone):
-    found, _ = run(program_of(tiny({"train.accumulate": 2}), {"data": 2, "tensor": 2}), dataset, steps=5)
+def test_accumulation_changes_no_loss(tiny, dataset, start, alone):
+    found, _ = run(program_of(tiny({"train.accumulate": 2}), {"data": 2, "tensor": 2}), dataset, start, steps=5)
     np.testing.assert_allclose(found, alone[:5], rtol=1e-5)
 
 
-def test_bfloat16_computes_and_float32_remembers(tiny, dataset, alone):
+def test_bfloat16_computes_and_float32_remembers(tiny, dataset, start, alone):
     program = program_of(tiny({"train.precision": "bfloat16"}), {})
-    found, state = run(program, dataset, steps=5)
+    found, state = run(program, dataset, start, steps=5)
     np.testing.assert_allclose(found[:, 0], alone[:5, 0], rtol=1e-2)
     assert np.abs(found[:, 0] / alone[:5, 0] - 1).max() > 1e-6
     kept = {leaf.dtype.name for leaf in jax.tree.leaves((state["params"], state["opt"]))}

@@ -1,0 +1,90 @@
+"""Generation against the slow way: the whole sequence through the parallel form for every token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmlab import axes
+from llmlab.ffn import Mlp
+from llmlab.generate import Generator, Sampling
+from llmlab.mesh import Mesh
+from llmlab.mixers import Attention, Causal
+from llmlab.models import Block, Decoder
+from llmlab.nn import Context, Embedding, Normal, repeat
+from llmlab.nn.module import Rngs, split
+
+GREEDY, MOST = Sampling(temperature=0.0), 18  # more than one scan
+BLOCK = Block(mixer=Attention(heads=4, kv_heads=2, view=Causal(window=6)), ffn=Mlp(hidden=16))
+EMBED = Embedding(multiple=4, init=Normal(std=1.0))
+MODEL = Decoder(vocab=23, width=16, embed=EMBED, stack=repeat(BLOCK, 2))
+PROMPTS = [[3], [7, 1, 4, 4, 9, 2, 22], [5, 6, 5, 6]]
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def built():
+    return MODEL.build(Rngs(params=0))
+
+
+@pytest.fixture(scope="module")
+def generator(built):
+    return Generator(*split(built), Mesh().build(jax.devices()[:1]), axes.data(), "float32")
+
+
+@pytest.fixture(scope="module")
+def slow(built):
+    """The greedy continuation of each prompt."""
+
+    @jax.jit
+    def following(tokens_BL):
+        hidden_BLD, _ = built(tokens_BL, Context(positions_BL=jnp.tile(jnp.arange(LENGTH), (len(PROMPTS), 1))))
+        return built.logits(hidden_BLD).argmax(-1)
+
+    tokens_BL = np.zeros((len(PROMPTS), LENGTH), int)
+    for row, prompt in enumerate(PROMPTS):
+        tokens_BL[row, : len(prompt)] = prompt
+    rows = np.arange(len(PROMPTS))
+    ends = np.array([len(prompt) for prompt in PROMPTS])
+    for step in range(MOST):
+        tokens_BL[rows, ends + step] = np.asarray(following(tokens_BL))[rows, ends + step - 1]
+    return [tokens_BL[row, end : end + MOST].tolist() for row, end in enumerate(ends)]
+
+
+def test_prompts_of_different_lengths_are_continued_as_each_alone(generator, slow):
+    assert generator.generate(PROMPTS, MOST, sampling=GREEDY) == slow
+    assert generator.generate(PROMPTS[1:2], 5, sampling=GREEDY) == [slow[1][:5]]
+    assert len({tuple(row) for row in slow}) == 3 and len(set(slow[1])) > 3  # it is no constant
+
+
+def test_a_row_ends_with_its_stop_token(generator, slow):
+    stop = slow[1][4]
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in slow]
+    assert generator.generate(PROMPTS, MOST, sampling=GREEDY, stop=[stop]) == expected
+    parts = list(generator.stream(PROMPTS, MOST, sampling=GREEDY, stop=[stop]))
+    assert [part.shape[1] for part in parts][:2] == [1, 16] and sum(part.shape[1] for part in parts) <= MOST
+    assert (np.concatenate(parts, 1)[1, len(expected[1]) :] == -1).all()
+
+
+def test_all_rows_done_ends_the_stream(generator, slow):
+    everything = range(MODEL.vocab)
+    assert generator.generate(PROMPTS, MOST, sampling=GREEDY, stop=everything) == [[row[0]] for row in slow]
+    assert generator.generate(PROMPTS, 1, sampling=GREEDY) == [[row[0]] for row in slow]
+
+
+def test_over_eight_devices_a_batch_of_any_size_gives_the_same(built, slow):
+    mesh = Mesh(data=2, fsdp=2, tensor=2).build()
+    generator = Generator(*split(built), mesh, axes.every(), "float32")
+    assert generator.generate(PROMPTS, 9, sampling=GREEDY) == [row[:9] for row in slow]
+
+
+def test_samples_follow_the_seed(generator):
+    first, again, other = (generator.generate(PROMPTS, MOST, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other and all(0 <= token < MODEL.vocab for row in first + other for token in row)
+
+
+def test_wrong_requests_are_refused(generator):
+    with pytest.raises(ValueError, match="prompt 1 holds no tokens; generation needs at least one"):
+        next(generator.stream([[1], []], 4))
+    with pytest.raises(ValueError, match="1 new token or more, not 0"):
+        next(generator.stream([[1]], 0))
