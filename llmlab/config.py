@@ -36,13 +36,13 @@ class Config:
         """Raises ValueError when the fields, right in type, do not fit together."""
 
     def __post_init__(self):
-        hints = _hints(type(self))
+        types_of = hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not _fits(value, hints[field.name]):
+            if not _fits(value, types_of[field.name]):
                 raise TypeError(
                     f"{type(self).__name__}.{field.name} is {value!r}, a {type(value).__name__}; "
-                    f"it takes {_show(hints[field.name])}"
+                    f"it takes {_show(types_of[field.name])}"
                 )
         self.check()
 
@@ -65,7 +65,8 @@ def config(cls: type) -> type:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, object]:
+def hints(cls: type) -> dict[str, object]:
+    """{field: type} of a config class."""
     return typing.get_type_hints(cls)
 
 
@@ -192,7 +193,7 @@ def show(cfg, indent: str = "") -> str:
         children, head = [(str(i), item) for i, item in enumerate(cfg)], ""
     else:
         return repr(cfg)
-    lines = [f"{indent}  {name}: {show(child, indent + '  ')}" for name, child in children]
+    lines = [f"{indent}  {name}: {show(child, indent + '  ')}".replace(": \n", ":\n") for name, child in children]
     return "\n".join([head, *lines])
 
 

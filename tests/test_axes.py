@@ -48,8 +48,8 @@ def test_maybe_replicates_what_is_not_divided_or_would_use_an_axis_twice():
         (
             "DF",
             (8, 6),
-            r"array 'DF' \(8, 6\): 'F' \(hidden size of a feed-forward\) has size 6, which mesh axis 'tensor' of size 4 "
-            r"does not divide; .*--mesh\.tensor.*Maybe\('tensor'\)",
+            r"array 'DF' \(8, 6\): 'F' \(hidden size of a feed-forward\) has size 6, which mesh axis 'tensor' "
+            r"of size 4 does not divide; .*--mesh\.tensor.*Maybe\('tensor'\)",
         ),
         ("VD", (50_257, 8), r"size 50257, .* raise `multiple` of the embedding"),
         ("DDF", (8, 8), r"letters 'DDF' do not name the 2 dimensions"),

@@ -7,7 +7,20 @@ from typing import Any, Literal
 import pytest
 
 from llmlab.config import (
-    Config, config, diff, digest, flatten, from_json, get, nodes, put, reference, show, show_diff, swap, to_json,
+    Config,
+    config,
+    diff,
+    digest,
+    flatten,
+    from_json,
+    get,
+    nodes,
+    put,
+    reference,
+    show,
+    show_diff,
+    swap,
+    to_json,
 )  # fmt: skip
 from llmlab.ffn import Gated, Mlp
 from llmlab.mixers import Attention, Causal

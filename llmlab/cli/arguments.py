@@ -9,18 +9,22 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from llmlab.config import REQUIRED, flatten
+from llmlab.cli import EXIT_CONFIG
+from llmlab.cli.leaves import mirror, restore
 from llmlab.train.experiment import Experiment
 from llmlab.train.files import load_experiment
 
 Flags = TypeVar("Flags")
 
 
-def parse(command: str, flags: type[Flags], arguments: list[str]) -> tuple[Flags, Experiment, Path]:
-    """(flags, experiment with its overrides, the experiment's file) of `command FILE [flags] [--leaf value ...]`."""
+def parse(command: str, flags: type[Flags], arguments: list[str], demand=False) -> tuple[Flags, Experiment, Path]:
+    """(flags, experiment with its overrides, the experiment's file) of `command FILE [flags] [--leaf value ...]`.
+
+    demand: leaves that the experiment leaves open must be given.
+    """
     file = target(command, "EXPERIMENT", arguments)
     experiment = load_experiment(file)
-    return *override(f"llmlab {command} {file}", flags, experiment, arguments[1:]), file
+    return *override(f"llmlab {command} {file}", flags, experiment, arguments[1:], demand), file
 
 
 def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[Flags, Experiment, Path]:
@@ -28,7 +32,7 @@ def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[F
     from llmlab.train.run import load
 
     directory = target(command, "RUN", arguments)
-    return *override(f"llmlab {command} {directory}", flags, load(directory), arguments[1:]), directory
+    return *override(f"llmlab {command} {directory}", flags, load(directory), arguments[1:], True), directory
 
 
 def target(command: str, kind: str, arguments: list[str]) -> Path:
@@ -42,33 +46,16 @@ def target(command: str, kind: str, arguments: list[str]) -> Path:
     return Path(arguments[0])
 
 
-def override(
-    program: str, flags: type[Flags], experiment: Experiment, arguments: list[str]
-) -> tuple[Flags, Experiment]:
-    """Parses flags and leaves; the experiment's own values are the defaults."""
-    both = dataclasses.make_dataclass(
-        "Both",
-        [
-            ("flags", Annotated[flags, tyro.conf.arg(name="")]),
-            ("experiment", Annotated[Experiment, tyro.conf.arg(name="")]),
-        ],
-    )
-    found = tyro.cli(
-        both,
-        prog=program,
-        description=(flags.__doc__ or "").strip(),
-        default=both(flags(), experiment),
-        args=arguments,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    return found.flags, found.experiment
-
-
-def require(experiment: Experiment) -> None:
-    """Raises ValueError for leaves that every user must give."""
-    missing = [path for path, value in flatten(experiment).items() if value == REQUIRED]
-    if missing:
-        raise ValueError("; ".join(f"{path} is required: pass --{path} VALUE" for path in missing))
+def override(program: str, flags: type[Flags], experiment: Experiment, arguments: list[str], demand: bool):
+    """(flags, experiment): what the arguments say of them; the experiment's own values are the defaults."""
+    kind, leaves = mirror(experiment, demand)
+    bare = tyro.conf.arg(name="")
+    both = dataclasses.make_dataclass("Both", [("flags", Annotated[flags, bare]), ("leaves", Annotated[kind, bare])])
+    try:
+        found = tyro.cli(both, prog=program, description=flags.__doc__, default=both(flags(), leaves), args=arguments)
+    except SystemExit as ended:
+        raise SystemExit(EXIT_CONFIG if ended.code else 0) from None
+    return found.flags, restore(experiment, found.leaves)
 
 
 def set_up(cpu_devices: int | None = None) -> None:

@@ -32,9 +32,9 @@ class Flags:
 def main(arguments: list[str]) -> int:
     flags, experiment, _ = parse("describe", Flags, arguments)
     console = Console(soft_wrap=True, highlight=False, width=160)
-    console.print(show(experiment), markup=False)
     sizes = experiment.mesh.resolve(flags.devices)
     found = Description(experiment, sizes)
+    console.print(show(experiment), markup=False)
     console.print()
     console.print(found.table())
     for line in found.totals(flags.precision):

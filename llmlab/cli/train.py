@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from llmlab.cli import EXIT_STOPPED
-from llmlab.cli.arguments import parse, require, run_directory, set_up
+from llmlab.cli.arguments import parse, run_directory, set_up
 
 
 @dataclasses.dataclass
@@ -30,8 +30,7 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
-    flags, experiment, file = parse("train", Flags, arguments)
-    require(experiment)
+    flags, experiment, file = parse("train", Flags, arguments, demand=True)
     set_up(flags.cpu_devices)
     from llmlab.mesh import start_processes
     from llmlab.train.finish import finish

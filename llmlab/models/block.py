@@ -137,7 +137,7 @@ class BlockLayer(Module):
 
         def mix(n_BLD):
             y_BLD, found = self.mixer(n_BLD, ctx)
-            aux.update(_under("mixer", found))
+            _gather(aux, "mixer", found)
             return drop(y_BLD, self.cfg.dropout, ctx, salt=2)
 
         return self.wiring(x_BLD, [mix, *self.feed(ctx, aux)]), aux
@@ -165,7 +165,7 @@ class BlockLayer(Module):
 
         def feed(n_BLD):
             y_BLD, found = self.ffn(n_BLD, ctx)
-            aux.update(_under("ffn", found))
+            _gather(aux, "ffn", found)
             return drop(y_BLD, self.cfg.dropout, ctx, salt=3)
 
         return [feed]
@@ -174,6 +174,10 @@ class BlockLayer(Module):
         return total(part.cost(shape) for part in (self.mixer, self.ffn) if part is not None)
 
 
-def _under(name: str, found: dict) -> dict:
-    """The same findings, with new statistics under the path of the part they belong to."""
-    return found | {"stats": {name: found["stats"]}} if "stats" in found else found
+def _gather(aux: dict, part: str, found: dict) -> None:
+    """Adds to `aux` what a part found: scalars of one name are summed, new statistics stand under the part's path."""
+    for name, value in found.items():
+        if name == "stats":
+            aux.setdefault("stats", {})[part] = value
+        else:
+            aux[name] = aux[name] + value if name in aux else value

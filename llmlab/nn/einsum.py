@@ -47,7 +47,9 @@ class Einsum(Module):
         self.bias = None if bias is None else parameter(bias, letters, dims, rngs, fan_in)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = einsum(self.spec, x, self.w[...].astype(x.dtype))
+        # Gathered for this product, and its gradient summed before it is cut: else XLA reshards the activations.
+        w = axes.shard(self.w[...].astype(x.dtype), self.spec.replace("->", ",").split(",")[1])
+        y = einsum(self.spec, x, w)
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def cost(self, shape: Shape) -> Cost:

@@ -31,7 +31,7 @@ class PastLayer(Module):
     letters = {"sum": "BD"}
 
     def __call__(self, x_BLD, ctx):
-        return x_BLD.cumsum(1), {"seen": jnp.asarray(3.0), "stats": {"mean": x_BLD.mean()}}
+        return x_BLD.cumsum(1), {"seen": jnp.asarray(3.0), "parts": jnp.ones(()), "stats": {"mean": x_BLD.mean()}}
 
     def start(self, batch, length, dtype):
         return {"sum": jnp.zeros((batch, 4), dtype)}
@@ -57,7 +57,7 @@ class Cube(FeedForward):
 
 class CubeLayer(Module):
     def __call__(self, x_BLD, ctx):
-        return x_BLD**3, {"load": jnp.asarray(5.0), "stats": {"bias": x_BLD.max()}}
+        return x_BLD**3, {"load": jnp.asarray(5.0), "parts": jnp.ones(()), "stats": {"bias": x_BLD.max()}}
 
     def cost(self, shape):
         return Cost(10, 20)
@@ -108,7 +108,7 @@ def test_wiring(wiring, formula, norms):
     np.testing.assert_allclose(y_BLD, expected_BLD, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stepped_BLD, expected_BLD, rtol=1e-4, atol=1e-5)
     assert len(specs(block)) == norms and block.letters == {"sum": "BD"}
-    assert (aux["seen"], aux["load"]) == (3, 5)
+    assert (aux["seen"], aux["load"], aux["parts"]) == (3, 5, 2)  # one name of both is summed
 
 
 def test_without_feed_forward_a_block_is_its_mixer():
@@ -128,7 +128,7 @@ def test_cost_and_declarations_are_those_of_both_parts():
 def test_new_statistics_stand_under_the_path_of_their_part():
     """Both parts report statistics; neither hides the other's."""
     _, aux = jax.eval_shape(Block(mixer=Past(), ffn=Cube()).build(DIMS, Rngs(params=0)), X, CTX)
-    assert set(aux["stats"]) == {"mixer", "ffn"}
+    assert jax.tree.structure(aux["stats"]) == jax.tree.structure({"mixer": {"mean": 0}, "ffn": {"bias": 0}})
 
 
 def test_dropout_acts_on_what_each_sublayer_adds():

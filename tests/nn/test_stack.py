@@ -83,7 +83,8 @@ def test_a_pattern_with_a_tail_runs_as_one_layer_after_another(hybrid):
         stack.cfg = put(HYBRID, "unroll", unroll)
         return stack(X, CTX)
 
-    for unroll, (y_BLD, aux) in zip((1, 0, 2), jax.jit(lambda: [run(unroll) for unroll in (1, 0, 2)])()):
+    found = jax.jit(lambda: {turns: run(turns) for turns in (0, 1, 2)})()
+    for unroll, (y_BLD, aux) in found.items():
         np.testing.assert_allclose(y_BLD, expected, rtol=1e-5, atol=1e-5, err_msg=f"unroll {unroll}")
         new = aux.pop("stats")["segments"]
         assert {name: float(value) for name, value in aux.items()} == {"layers": 7, "plus": 0 + 2 + 4, "minus": 15}
@@ -149,7 +150,7 @@ def test_every_remat_policy_gives_the_same_gradient():
 
         return jax.value_and_grad(loss, (0, 1))(params, X)
 
-    compiled = ("none", "full", "dots", "mixed")
+    compiled = ("none", "full", "mixed")
     found = jax.jit(lambda params: {remat: gradient(params, remat) for remat in compiled})(params)
     for remat in compiled[1:]:
         close = lambda a, b, remat=remat: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=remat)
