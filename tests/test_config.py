@@ -176,7 +176,7 @@ def test_a_digest_names_equal_values_and_tells_others_apart():
 
 def test_the_tree_is_shown_one_field_a_line():
     assert show(repeat(Block(ffn=None, mixer=Attention(position=Learned())), 2)).splitlines()[:5] == [
-        "Stack", "  segments: ", "    0: Segment", "      pattern: ", "        0: Block",
+        "Stack", "  segments:", "    0: Segment", "      pattern:", "        0: Block",
     ]  # fmt: skip
     assert "  bias: None" in show(Mlp()).splitlines()
 
