@@ -2,8 +2,8 @@
 
     python benchmarks/train_cpu.py --rounds 6 --torch-python PYTHON_WITH_TORCH
 
-Models: gpt2 and llama of 6 layers, width 384, 6 heads, vocabulary 8,192, 8 x 256 tokens, float32, AdamW. Each worker is a
-process of its own that steps when told, so that both see the same machine; the ratio is of the best step and of the
+Models: gpt2 and llama of 6 layers, width 384, 6 heads, vocabulary 8,192, 8 x 256 tokens, float32, AdamW. Each worker is
+a process of its own that steps when told, so that both see the same machine; the ratio is of the best step and of the
 median. Writes benchmarks/results/train_cpu.json.
 """
 

@@ -57,13 +57,14 @@ class Generator:
             if len(prompt) == 0:
                 raise ValueError(f"prompt {number} holds no tokens; generation needs at least one to start from")
         length = max(map(len, prompts))
+        longest = self.check_length(length + most)
         padded = 1 << (length - 1).bit_length()  # few lengths, so that prefill compiles seldom
+        padded = min(padded, longest or padded)
         tokens_BL = np.zeros((len(prompts), padded), np.int32)
         positions_BL = np.full((len(prompts), padded), -1, np.int32)
         for row, prompt in enumerate(prompts):
             tokens_BL[row, -len(prompt) :] = prompt
             positions_BL[row, -len(prompt) :] = np.arange(len(prompt))
-        self.check_length(length + most)
         stop = tuple(sorted(stop))
         slots = padded + -(-most // CHUNK) * CHUNK
         key = jax.random.key(seed)
@@ -76,14 +77,15 @@ class Generator:
             yield np.asarray(new_BL)[:, : most - given]
             given += CHUNK
 
-    def check_length(self, length: int) -> None:
-        """Raises ValueError when the model has no position for a row of `length` tokens."""
+    def check_length(self, length: int) -> int | None:
+        """The most positions of the model, None for no limit. Raises ValueError when `length` is more."""
         longest = merge(self.structure, self.params, self.stats).longest
         if longest is not None and length > longest:
             raise ValueError(
                 f"prompt and new tokens are {length} positions, and the model has {longest}; "
                 "ask for fewer tokens, or give a shorter prompt"
             )
+        return longest
 
     def generate(self, prompts: Sequence[Sequence[int]], most: int, **options) -> list[list[int]]:
         """The new tokens of each row, a stop token included; the options are those of `stream`."""

@@ -26,6 +26,7 @@ from jax.sharding import SingleDeviceSharding
 from llmlab.optim.optimizers import nest
 from llmlab.optim.sharding import names
 from llmlab.train import manifest
+from llmlab.train.agree import agree
 from llmlab.train.manifest import CheckpointError, CorruptError, MismatchError, verify
 
 __all__ = ["CheckpointError", "Checkpoints", "CorruptError", "MismatchError", "MissingError", "SaveError", "verify"]
@@ -109,7 +110,7 @@ class Checkpoints:
         Bad ones on the way are renamed to `<step>.bad` with a warning. Raises CorruptError when only bad ones exist.
         """
         self._join()
-        found = _agree(self._search)
+        found = agree(self._search)
         if found >= 0:
             self._verified.add(found)
             return found
@@ -184,13 +185,13 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
         needed = int(ROOM * size)
-        if not _agree(lambda: int(shutil.disk_usage(self.directory).free >= needed)):
+        if not agree(lambda: int(shutil.disk_usage(self.directory).free >= needed)):
             raise SaveError(
                 f"no room for the checkpoint of step {step} in {self.directory}: it needs {_show(needed)}, "
                 f"{_show(shutil.disk_usage(self.directory).free)} are free. {self._survivor()}. "
                 f"Free some space, or keep fewer checkpoints (now {self._keep})"
             )
-        if _agree(lambda: int(step in self.steps())):
+        if agree(lambda: int(step in self.steps())):
             raise SaveError(
                 f"step {step} is already saved in {self.directory}; to train again from an earlier step, "
                 "move the later checkpoints away or use another directory"
@@ -230,12 +231,12 @@ class Checkpoints:
         """The manifest of a step that verifies."""
         self._join()
         path = self.directory / str(step)
-        if not _agree(lambda: int(step in self.steps())):
+        if not agree(lambda: int(step in self.steps())):
             known = ", ".join(map(str, self.steps())) or "none"
             raise MissingError(f"there is no checkpoint of step {step} in {self.directory}; its steps: {known}")
         if step not in self._verified:
             problems = manifest.find_problems(path) if jax.process_index() == 0 else ["process 0 tells what is wrong"]
-            if _agree(lambda: len(problems)):
+            if agree(lambda: len(problems)):
                 raise CorruptError(f"the checkpoint of step {step} is bad: {_some(problems)}")
             self._verified.add(step)
         return manifest.read(path)
@@ -289,13 +290,6 @@ def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """The leaf with a sharding: one device where none is asked for, never that of the job that saved it."""
     sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _agree(find) -> int:
-    """What `find` gives on process 0, on all processes; below 2 ** 31."""
-    if jax.process_count() == 1:
-        return find()
-    return int(multihost_utils.broadcast_one_to_all(np.int32(find() if jax.process_index() == 0 else 0)))
 
 
 def _unused(path: Path) -> Path:

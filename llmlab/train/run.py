@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 
 from llmlab.config import diff, from_dict, to_dict
+from llmlab.train.agree import agree
 from llmlab.train.experiment import Experiment
 
 # Leaves that change neither the parameters nor the order of the data: a resumed run may set them anew.
@@ -69,15 +70,17 @@ class Run:
 
         Raises RunError when another process holds it, or when it holds another experiment and `fresh` is not asked.
         """
+        return bool(agree(lambda: int(self._open(fresh))))
+
+    def _open(self, fresh: bool) -> bool:
         self.directory.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            self._take()
-            if fresh:
-                self._clear()
+        self._take()
+        if fresh:
+            self._clear()
         known = self.record.exists()
         if known:
             self._compare(json.loads(self.record.read_text()))
-        elif jax.process_index() == 0:
+        else:
             self._write()
         return known
 

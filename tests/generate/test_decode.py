@@ -1,5 +1,7 @@
 """Generation against the slow way: the whole sequence through the parallel form for every token."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from llmlab.generate import Generator, Sampling
 from llmlab.mesh import Mesh
 from llmlab.mixers import Attention, Causal
 from llmlab.models import Block, Decoder
-from llmlab.nn import Context, Embedding, Normal, repeat
+from llmlab.nn import Context, Embedding, Learned, Normal, repeat
 from llmlab.nn.module import Rngs, split
 
 GREEDY, MOST = Sampling(temperature=0.0), 18  # more than one scan
@@ -88,3 +90,12 @@ def test_wrong_requests_are_refused(generator):
         next(generator.stream([[1], []], 4))
     with pytest.raises(ValueError, match="1 new token or more, not 0"):
         next(generator.stream([[1]], 0))
+
+
+def test_learned_positions_limit_the_row_and_not_its_padding():
+    model = dataclasses.replace(MODEL, embed=Embedding(position=Learned(length=24)), stack=repeat(BLOCK, 1))
+    mesh = Mesh().build(jax.devices()[:1])
+    generator = Generator(*split(model.build(Rngs(params=0))), mesh, axes.data(), "float32")
+    assert len(generator.generate([[1] * 17], 7)[0]) == 7
+    with pytest.raises(ValueError, match="25 positions, and the model has 24"):
+        generator.generate([[1] * 17], 8)

@@ -8,10 +8,10 @@ import pytest
 
 from llmlab.config import put
 from llmlab.data import Bytes, Data, TextFiles
-from llmlab.ffn import Gated
+from llmlab.ffn import Mlp
 from llmlab.mixers import Attention
 from llmlab.models import Block, Decoder
-from llmlab.nn import Embedding, LinearHead, repeat
+from llmlab.nn import Embedding, TiedHead, repeat
 from llmlab.optim import AdamW, Constant
 from llmlab.train import Experiment, Train
 
@@ -47,14 +47,14 @@ def tiny(text):
     """tiny({dotted path: value}) -> Experiment: every size is divided by 8, so that any rule applies."""
 
     def make(changes=(), **settings):
-        block = Block(mixer=Attention(heads=8), ffn=Gated(hidden=32))
+        block = Block(mixer=Attention(heads=8), ffn=Mlp(hidden=32))
         experiment = Experiment(
             model=Decoder(
                 vocab=257,
                 width=32,
                 embed=Embedding(multiple=8),
                 stack=repeat(block, 2),
-                head=LinearHead(),
+                head=TiedHead(),
             ),
             data=Data(source=TextFiles(path=str(text)), tokenizer=Bytes(), batch=8, length=16),
             optim=AdamW(peak=1e-2, schedule=Constant(warmup=2)),
