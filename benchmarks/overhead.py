@@ -34,27 +34,6 @@ TINY = {
     "train.eval-every": 3000,
     "train.eval-batches": 1,
 }
-    "--model.width",
-    "16",
-    "--model.stack.segments.0.pattern.0.mixer.heads",
-    "2",
-    "--model.stack.segments.0.pattern.0.ffn.hidden",
-    "16",
-    "--data.batch",
-    "1",
-    "--data.length",
-    "8",
-    "--train.log-every",
-    "100",
-    "--train.steps",
-    "3000",
-    "--train.save-every",
-    "3000",
-    "--train.eval-every",
-    "3000",
-    "--train.eval-batches",
-    "1",
-]
 
 
 def until(words: str, arguments: list[str], cache: Path) -> tuple[float, list[str]]:
@@ -90,7 +69,8 @@ def main() -> None:
         warm, _ = until("step 1/", started, cache)
         until("step 60/", [*train, "--run", f"{folder}/loader"], cache)
         shares = [row["data_share"] for row in rows(Path(folder) / "loader")]
-        until("step 3000:", [*train, "--run", f"{folder}/tiny", *(word for leaf, value in TINY.items() for word in (f"--{leaf}", str(value)))], cache)
+        leaves = [word for leaf, value in TINY.items() for word in (f"--{leaf}", str(value))]
+        until("step 3000:", [*train, "--run", f"{folder}/tiny", *leaves], cache)
         steps = [row["seconds_per_step"] for row in rows(Path(folder) / "tiny")]
     import jax
 
