@@ -27,10 +27,11 @@ from llmlab.config import diff, from_dict, to_dict
 from llmlab.train.agree import agree
 from llmlab.train.experiment import Experiment
 
-# Leaves that change neither the parameters nor the order of the data: a resumed run may set them anew.
+# Leaves that change neither the parameters so far nor the order of the data: a resumed run may set them anew.
 FREE = (
     "mesh",
     "rules",
+    "train.guard",
     "train.log_every",
     "train.eval_every",
     "train.eval_batches",
