@@ -19,7 +19,7 @@ LAYERS = (
     {"nn", "kernels"},
     {"mixers", "ffn"},
     {"models"},
-    {"presets", "tasks", "optim"},
+    {"tasks", "optim"},
     {"generate"},
     {"train"},
     {"testing"},

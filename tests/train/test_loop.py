@@ -1,5 +1,6 @@
 """The loop: what a resumed run, a finished one, and a run that goes wrong do. Each run has 6 steps, saved at 2, 4, 6."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -30,7 +31,7 @@ class Poisoned(CausalLM):
     def loss(self, model, batch, key, dtype):
         out = super().loss(model, batch, key, dtype)
         poison = jnp.where(jnp.isin(batch["tokens_BL"].sum(), jnp.array(self.sums)), jnp.nan, 0.0)
-        return types.SimpleNamespace(**vars(out) | {"loss": out.loss + poison * model.norm.scale[...].sum()})
+        return dataclasses.replace(out, loss=out.loss + poison * model.norm.scale[...].sum())
 
 
 @pytest.fixture(scope="module")
