@@ -1,7 +1,7 @@
 """The documents are right: links and paths exist, commands and flags are those of the package, examples run.
 
-Markers stand in a comment before a block of Python: `<!-- run -->` for what is run here, `<!-- file: NAME -->` for a file
-of a worked example, and with `complete experiment` beside it for one that must build.
+Markers stand in a comment before a block of Python: `<!-- run -->` for what is run here, `<!-- file: NAME -->` for a
+file of a worked example, and with `complete experiment` beside the name for one that must build.
 """
 
 import dataclasses

@@ -38,11 +38,11 @@ def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[F
 def target(command: str, kind: str, arguments: list[str]) -> Path:
     if not arguments or arguments[0].startswith("-"):
         what = "a Python file with config()" if kind == "EXPERIMENT" else "a directory that `llmlab train` wrote"
-        message = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]\n{kind}: {what}"
+        usage = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]"
         if arguments and arguments[0] in ("-h", "--help"):
-            print(f"{message}; `llmlab {command} {kind} --help` lists the flags and every leaf")
+            print(f"{usage}\n{kind}: {what}; `llmlab {command} {kind} --help` lists the flags and every leaf")
             raise SystemExit(0)
-        raise ValueError(f"{message} comes first")
+        raise ValueError(f"{kind} comes first, {what}\n{usage}")
     return Path(arguments[0])
 
 
@@ -62,7 +62,8 @@ def set_up(cpu_devices: int | None = None) -> None:
     """What jax needs to be told before it starts: host devices, and where compiled programs are kept."""
     import jax
 
-    if cpu_devices is not None:
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if cpu_devices is not None and not given:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if jax.config.jax_compilation_cache_dir is None:
         from llmlab.data.cache import cache_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 from llmlab.cli.arguments import parse_run, set_up
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from llmlab.train.loop import evaluate
     from llmlab.train.restore import restore_params
 
-    dataset = experiment.data.open()
+    dataset = experiment.data.open(report=lambda text: print(text, file=sys.stderr))
     program, state, step = restore_params(directory, experiment, flags.step)
     metrics = evaluate(program, state, dataset, flags.batches)
     print(json.dumps({"run": str(directory), "step": step, **metrics}, indent=1))

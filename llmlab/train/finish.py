@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from llmlab.config import flatten
+from llmlab.config import show
 from llmlab.train.curve import draw
 from llmlab.train.loop import Result
 from llmlab.train.metrics import summary
@@ -60,18 +60,13 @@ def page(name: str, result: Result, picture: str, sample: str) -> str:
     """One self-contained page: the curve, the sample, and every leaf of the experiment."""
     program = result.program
     count = sum(spec.size for spec in program.specs.values())
-    leaves = "".join(
-        f"<tr><td>{html.escape(path)}</td><td>{html.escape(str(value))}</td></tr>"
-        for path, value in flatten(program.experiment).items()
-    )
     shown = f"<h2>Sample</h2><pre>{html.escape(sample)}</pre>" if sample else ""
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>:root{{color-scheme:light dark}}
 body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}}
-svg{{width:100%;height:auto}}pre{{overflow-x:auto;padding:1rem;border:1px solid #8886}}
-table{{border-collapse:collapse;font-size:.85rem}}td{{padding:.1rem .8rem .1rem 0;overflow-wrap:anywhere}}</style>
+svg{{width:100%;height:auto}}pre{{overflow-x:auto;padding:1rem;border:1px solid #8886}}</style>
 <h1>{html.escape(name)}</h1><p>{count:,} parameters, {program.experiment.train.steps:,} steps;
 validation: {html.escape(summary(result.validation))}.</p>{picture}{shown}
-<h2>Experiment</h2><div style="overflow-x:auto"><table>{leaves}</table></div></html>
+<h2>Experiment</h2><pre>{html.escape(show(program.experiment))}</pre></html>
 """

@@ -38,6 +38,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
     settings = experiment.train
     check_vocab(experiment.data.tokenizer, experiment.model.vocab)
     program = Program(experiment, experiment.mesh.build())
+    program.rows(experiment.data.batch // settings.accumulate, experiment.data.length)  # refused before a run begins
     dataset = experiment.data.open(report=print if jax.process_index() == 0 else lambda _: None)
     with contextlib.ExitStack() as stack:
         run = Run(directory, experiment, file)

@@ -94,10 +94,12 @@ class Run:
         """Drops the metrics of steps after `step`, and a torn last line: they are about to be computed again."""
         if jax.process_index() or not self.metrics.exists():
             return
-        kept = [line for line in self.metrics.read_text().splitlines() if _step(line) <= step]
-        partial = self.metrics.with_suffix(".tmp")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(partial, self.metrics)
+        kept = 0
+        for line in self.metrics.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n") or _step(line) > step:
+                break
+            kept += len(line)
+        os.truncate(self.metrics, kept)  # in place: the log has it open
 
     def _take(self) -> None:
         self.lock = (self.directory / "lock").open("a+")
@@ -177,7 +179,7 @@ def code_digest(file: Path | None) -> str:
     return found.hexdigest()[:16]
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):
