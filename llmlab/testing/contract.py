@@ -72,8 +72,11 @@ class Subject:
     def reach(self, segments_L=None) -> np.ndarray:
         """|d output[l] / d input[M]| of one row, through everything between embedding and head."""
         tokens_1L = self.tokens_BL[:1]
-        segments_BL = None if segments_L is None else jnp.asarray(segments_L)[None]
-        ctx = Context(positions_BL=jnp.arange(LENGTH)[None], segments_BL=segments_BL)
+        positions_L, segments_BL = np.arange(LENGTH), None
+        if segments_L is not None:  # sorted, so that its documents begin where each number first stands
+            positions_L = positions_L - np.searchsorted(segments_L, segments_L)
+            segments_BL = jnp.asarray(segments_L)[None]
+        ctx = Context(positions_BL=jnp.asarray(positions_L)[None], segments_BL=segments_BL)
 
         @jax.jit
         def reach(params):
