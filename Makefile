@@ -13,7 +13,7 @@ soak: .venv/tests
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m soak
 
 lint: .venv/tests
-	$(BIN)/python -m pip install -q ruff
+	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 .venv/ready: setup.cfg
@@ -24,6 +24,10 @@ lint: .venv/tests
 .venv/tests: .venv/ready
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/train_cpu.py
 
 clean:
 	rm -rf .venv build *.egg-info

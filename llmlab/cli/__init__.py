@@ -13,7 +13,7 @@ COMMANDS = {
     "check": "run the contract of parts on an experiment's model",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.
-EXIT_DATA, EXIT_DIVERGED, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 76, 78
+EXIT_DATA, EXIT_DIVERGED, EXIT_MACHINE, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 75, 76, 78
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +52,8 @@ def run(command: str, arguments: list[str]) -> int:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"llmlab {command}: {text}\n(LLMLAB_TRACEBACK=1 shows where)", file=sys.stderr)
-        return getattr(error, "exit_code", EXIT_CONFIG)
+        machine = isinstance(error, OSError | RuntimeError) and not isinstance(error, FileNotFoundError)
+        return getattr(error, "exit_code", EXIT_MACHINE if machine else EXIT_CONFIG)
 
 
 def usage() -> str:

@@ -49,6 +49,8 @@ class Description:
 
     def __init__(self, experiment: Experiment, sizes: dict[str, int]):
         self.experiment, self.sizes = experiment, sizes
+        data = experiment.data
+        axes.spec("BL", (data.batch // experiment.train.accumulate, data.length), experiment.rules.live, sizes)
         self.model = abstract(experiment.model.build)
         self.specs = specs(self.model)
         tx = experiment.optim.build(self.specs, experiment.train.steps)

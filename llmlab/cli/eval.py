@@ -25,10 +25,10 @@ def main(arguments: list[str]) -> int:
     flags, experiment, directory = parse_run("eval", Flags, arguments)
     set_up(flags.cpu_devices)
     from llmlab.train.loop import evaluate
-    from llmlab.train.restore import restore_params
+    from llmlab.train.restore import restore_model
 
     dataset = experiment.data.open(report=lambda text: print(text, file=sys.stderr))
-    program, state, step = restore_params(directory, experiment, flags.step)
+    program, state, step = restore_model(directory, experiment, flags.step)
     metrics = evaluate(program, state, dataset, flags.batches)
     print(json.dumps({"run": str(directory), "step": step, **metrics}, indent=1))
     return 0

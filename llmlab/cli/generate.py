@@ -39,11 +39,11 @@ def main(arguments: list[str]) -> int:
     flags, experiment, directory = parse_run("generate", Flags, arguments)
     set_up(flags.cpu_devices)
     from llmlab.generate import Generator, Sampling
-    from llmlab.train.restore import restore_params
+    from llmlab.train.restore import restore_model
 
     sampling = Sampling(temperature=flags.temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p)
     prompts = flags.prompt or (sys.stdin.read(),)
-    program, state, step = restore_params(directory, experiment, flags.step)
+    program, state, step = restore_model(directory, experiment, flags.step)
     encoder = experiment.data.open(report=lambda text: print(text, file=sys.stderr)).encoder
     generator = Generator.of(program, state)
     ids = [list(map(int, encoder.encode(prompt))) for prompt in prompts]

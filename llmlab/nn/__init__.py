@@ -1,14 +1,16 @@
 """Small parts."""
 
+from llmlab.nn.einsum import Einsum
 from llmlab.nn.embed import Embedding, LinearHead, TiedHead
 from llmlab.nn.init import FanIn, Fill, Init, Normal, PerDepth
+from llmlab.nn.module import Module, Param
 from llmlab.nn.norm import LayerNorm, RMSNorm
 from llmlab.nn.parts import Context, Declared, FeedForward, Layer, Mixer, Norm, Position
 from llmlab.nn.position import Learned, Rotary, Sinusoidal
 from llmlab.nn.stack import Segment, Stack, repeat
 
 __all__ = [
-    "Context", "Declared", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer", "LayerNorm", "Learned",
-    "LinearHead", "Mixer", "Norm", "Normal", "PerDepth", "Position", "RMSNorm", "Rotary", "Segment", "Sinusoidal",
-    "Stack", "TiedHead", "repeat",
+    "Context", "Declared", "Einsum", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer", "LayerNorm",
+    "Learned", "LinearHead", "Mixer", "Module", "Norm", "Normal", "Param", "PerDepth", "Position", "RMSNorm",
+    "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "repeat",
 ]  # fmt: skip

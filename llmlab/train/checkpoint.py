@@ -130,11 +130,11 @@ class Checkpoints:
         content = self._open(step)
         return self._read(step, abstract, content["arrays"]), content["meta"]
 
-    def restore_params(self, step: int, abstract: dict) -> dict:
-        """The parameters of a step alone; errors as of `restore`."""
+    def restore_parts(self, step: int, abstract: dict) -> dict:
+        """Only the parts of a state that `abstract` names, such as params and stats; errors as of `restore`."""
         arrays = self._open(step)["arrays"]
-        params = {path: array for path, array in arrays.items() if path.startswith("params.")}
-        return self._read(step, {"params": abstract}, params)["params"]
+        wanted = {path: array for path, array in arrays.items() if path.partition(".")[0] in abstract}
+        return self._read(step, abstract, wanted)
 
     def _join(self) -> None:
         if self._thread is None:

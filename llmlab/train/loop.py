@@ -64,6 +64,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
             if (last or stop or due(step, settings.save_every)) and step > start:
                 meter.flush()
                 checkpoints.save(step, state, meta(experiment, step, feed.index, meter.skipped))
+                meter.pause()
             checkpoints.poll()
             if last or stop:
                 break

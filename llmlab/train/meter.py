@@ -56,6 +56,10 @@ class Meter:
         """Takes an evaluation; the time that it took is no part of the rates."""
         if new:
             self.log.write("validation", step, metrics)
+        self.pause()
+
+    def pause(self) -> None:
+        """Keeps the time until the next step out of the rates."""
         self.clock.since = None
 
     def refuse(self, step: int, loss: float, finite) -> None:
@@ -67,6 +71,6 @@ class Meter:
             self.log.say(f"{text}; the update was skipped ({self.skipped} of at most {self.guard.limit})")
             return
         raise Diverged(
-            f"{text}; the update was not applied and the run has stopped. Lower optim.peak, or let the guard skip "
-            "such steps (train.guard = Skip())"
+            f"{text}; the update was not applied and the run has stopped. Lower optim.peak in a new run, or go on "
+            "with a guard that skips such steps (train.guard = Skip())"
         )

@@ -10,7 +10,7 @@ from llmlab.train.program import Program
 from llmlab.train.run import Run, RunError
 
 
-def restore_params(directory: Path, experiment: Experiment, step: int | None = None) -> tuple[Program, dict, int]:
+def restore_model(directory: Path, experiment: Experiment, step: int | None = None) -> tuple[Program, dict, int]:
     """(program, {"params", "stats"}, step) of the newest checkpoint that verifies, or of `step`.
 
     Raises RunError when the run has none.
@@ -23,7 +23,7 @@ def restore_params(directory: Path, experiment: Experiment, step: int | None = N
             raise RunError(
                 f"{directory} has no checkpoint that verifies; `llmlab train EXPERIMENT --run {directory}` makes one"
             )
-        params = checkpoints.restore_params(found, program.abstract_state["params"])
-        return program, {"params": params, "stats": {}}, found
+        wanted = {part: program.abstract_state[part] for part in ("params", "stats")}
+        return program, checkpoints.restore_parts(found, wanted), found
     finally:
         checkpoints.close()

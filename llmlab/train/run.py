@@ -31,6 +31,7 @@ from llmlab.train.experiment import Experiment
 FREE = (
     "mesh",
     "rules",
+    "data.workers",
     "train.guard",
     "train.log_every",
     "train.eval_every",
@@ -172,9 +173,14 @@ def load(directory: Path) -> Experiment:
 
 
 def code_digest(file: Path | None) -> str:
-    """16 digits that name the package's sources and the experiment's file."""
+    """16 digits that name the package's sources, the experiment's file, and its neighbours that are loaded."""
+    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
+    if file is not None:
+        loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        folder = Path(file).resolve().parent
+        sources += sorted({Path(name) for name in loaded if name and Path(name).parent == folder} | {Path(file)})
     found = hashlib.sha256()
-    for source in sorted(Path(__file__).parents[1].rglob("*.py")) + ([Path(file)] if file else []):
+    for source in sources:
         found.update(source.read_bytes())
     return found.hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """A run that is told to stop saves first: SIGTERM and SIGINT set a flag that the loop reads between steps.
 
-A second signal ends the process at once. With several processes, jax's own preemption service sees to it that all
-stop at the same step.
+A second signal ends the process at once. With several processes, SIGTERM is for jax's own
+preemption service, which sees to it that all stop at the same step, and SIGINT ends them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ class Signals:
     def __enter__(self):
         self.received = None
         self.old = {}
-        wanted = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
-        for number in wanted:
+        for number in (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ():
             self.old[number] = signal.signal(number, self._receive)
         return self
 

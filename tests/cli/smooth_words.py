@@ -1,6 +1,6 @@
 """An experiment with a mixer of its own, as a user's file has it: a running average of each channel.
 
-    llmlab train smooth_words.py --data.source.path TEXT
+llmlab train smooth_words.py --data.source.path TEXT
 """
 
 import jax

@@ -20,7 +20,13 @@ def test_a_mesh_that_does_not_exist(llmlab, file):
     table = row(out, "embed.table")
     assert table == ["embed.table", "VD", "(264, 32)", "V: tensor, D: fsdp", f"{264 * 32 * 4 // 8:,}"]
     up = row(out, "stack.segments.0.1.ffn.up.w")
-    assert up == ["stack.segments.0.1.ffn.up.w", "NDF", "(2, 32, 32)", "D: fsdp, F: tensor", f"{2 * 32 * 32 * 4 // 8:,}"]
+    assert up == [
+        "stack.segments.0.1.ffn.up.w",
+        "NDF",
+        "(2, 32, 32)",
+        "D: fsdp, F: tensor",
+        f"{2 * 32 * 32 * 4 // 8:,}",
+    ]
     own = row(out, "stack.segments.0.0.mixer.out.w")  # of the part in the file; d has no rule
     assert own[3:] == ["D: fsdp", f"{2 * 32 * 32 * 4 // 2:,}"]
     assert f"(and {7 * 32:,} of padding)" in out and "memory of one of 64 devices" in out

@@ -69,7 +69,9 @@ def test_what_is_no_run(command, llmlab, tmp_path):
 
 def test_unknown_names(llmlab, file):
     code, _, error = llmlab("trian")
-    assert code == 78 and error.startswith("llmlab has no command 'trian'; did you mean 'train'?\nusage: llmlab COMMAND")
+    assert code == 78 and error.startswith(
+        "llmlab has no command 'trian'; did you mean 'train'?\nusage: llmlab COMMAND"
+    )
     found = llmlab("check", file, "--only", "causalty")
     check_message(found, 78, ["there is no check 'causalty'; there are: causality, packing isolation"])
 

@@ -215,13 +215,13 @@ def test_an_undeclared_bidirectional_mixer_is_caught():
 def test_a_checkpoint_that_changes_a_value_is_caught(monkeypatch):
     from llmlab.train.checkpoint import Checkpoints
 
-    real = Checkpoints.restore_params
+    real = Checkpoints.restore_parts
 
     def wrong(self, step, abstract):
-        params = real(self, step, abstract)
-        return {**params, "norm": jax.tree.map(lambda a: a + 1e-7, params["norm"])}
+        params = real(self, step, abstract)["params"]
+        return {"params": {**params, "norm": jax.tree.map(lambda a: a + 1e-7, params["norm"])}}
 
-    monkeypatch.setattr(Checkpoints, "restore_params", wrong)
+    monkeypatch.setattr(Checkpoints, "restore_parts", wrong)
     with pytest.raises(Violation, match="norm.*changed when restored"):
         check_model(small(), only=("restored on another mesh",))
 

@@ -82,7 +82,7 @@ def test_restores_every_bit_onto_another_mesh(saved, sizes):
         lambda x, wanted: x.sharding == wanted.sharding or pytest.fail(str(x.sharding)), found, abstract(sizes)
     )
     assert meta == {"step": 2, "data_index": 20}
-    same(checkpoints.restore_params(1, abstract(sizes)["params"]), values(1)["params"])
+    same(checkpoints.restore_parts(1, {"params": abstract(sizes)["params"]})["params"], values(1)["params"])
 
 
 def test_keeps_the_newest_and_multiples_and_what_was_there_when_save_was_called(tmp_path):
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_config_lists_what_differs(saved):
     assert "params.layers.0.w: float32[8,64] saved, float32[8,32] wanted" in str(caught.value)
     assert "params.scale: float32[8] saved, absent wanted" in str(caught.value)
     with pytest.raises(MismatchError, match=r"params\.bias: absent saved"):
-        Checkpoints(saved).restore_params(2, wanted["params"])
+        Checkpoints(saved).restore_parts(2, {"params": wanted["params"]})
 
 
 def test_nothing_there(tmp_path, saved):

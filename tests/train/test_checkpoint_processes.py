@@ -75,7 +75,7 @@ def whole(directory, step):
     """The arrays of a step, and those that were saved."""
     w = np.random.default_rng(step).normal(size=(64, 512)).astype(np.float32)
     abstract = {"w": jax.ShapeDtypeStruct(w.shape, w.dtype)}
-    return np.asarray(Checkpoints(directory).restore_params(step, abstract)["w"]), w
+    return np.asarray(Checkpoints(directory).restore_parts(step, {"params": abstract})["params"]["w"]), w
 
 
 @pytest.mark.soak

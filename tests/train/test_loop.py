@@ -161,9 +161,7 @@ def test_evaluation_covers_the_whole_split_once(whole):
         weights = batch["weights_BL"]
         return {"weight": weights.sum(), "nll": (batch["targets_BL"] * weights).sum(), "correct": 0.0}
 
-    stand_in = types.SimpleNamespace(
-        experiment=program.experiment, rows=program.rows, put=program.put, evaluate=weigh
-    )
+    stand_in = types.SimpleNamespace(experiment=program.experiment, rows=program.rows, put=program.put, evaluate=weigh)
     tokens_T = np.asarray(dataset.corpora["validation"].tokens_T)
     assert len(tokens_T) % (8 * 16)  # the last batch is not full
     found = evaluate(stand_in, whole[1].state, dataset)
