@@ -38,7 +38,7 @@ def test_state_and_step_build_abstractly(file):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype), program.abstract_state
     )
-    assert metrics["loss"].shape == ()
+    assert metrics["objective"].shape == ()
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)

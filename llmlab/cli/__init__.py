@@ -18,7 +18,8 @@ EXIT_DATA, EXIT_DIVERGED, EXIT_MACHINE, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 75, 
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point; ends the process with an exit code of the table in docs/checkpoints.md."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    own = arguments is None
+    arguments = sys.argv[1:] if own else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         sys.exit(0)
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         print(usage(), file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-    use_huge_pages()
+    if own:
+        use_huge_pages()
     sys.exit(run(arguments[0], arguments[1:]))
 
 
@@ -74,7 +76,7 @@ def use_huge_pages() -> None:
         return
     setting = "glibc.malloc.hugetlb=1"
     os.environ["GLIBC_TUNABLES"] = f"{tunables}:{setting}" if tunables else setting
-    os.execv(sys.executable, [sys.executable, "-m", "llmlab", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def on_cpu() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -62,8 +63,10 @@ def set_up(cpu_devices: int | None = None) -> None:
     """What jax needs to be told before it starts: host devices, and where compiled programs are kept."""
     import jax
 
-    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if cpu_devices is not None and not given:
+    found = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if cpu_devices is not None and found and int(found[1]) != cpu_devices:
+        raise ValueError(f"--cpu-devices {cpu_devices}: XLA_FLAGS asks for {found[1]}; drop one of them")
+    if cpu_devices is not None and not found:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if jax.config.jax_compilation_cache_dir is None:
         from llmlab.data.cache import cache_folder

@@ -91,14 +91,14 @@ class Dataset:
         examples = {"train": self.examples, "validation": self.windows}
         return {split: self.corpora[split].sizes() | {"examples": len(examples[split])} for split in SPLITS}
 
-    def train(self, start: int = 0, process: int = 0, processes: int = 1) -> Batches:
-        """Batches from the global example index `start` on, for ever: this process' rows of each global batch.
+    def train(self, start: int = 0, rows: Sequence[int] | None = None) -> Batches:
+        """Batches from the global example index `start` on, for ever; `rows` of each global batch, all by default.
 
         Each epoch is shuffled anew. Close the iterator, or use it in a `with`, so that its workers end.
         """
         import grain
 
-        rows = rows_of(process, processes, self.data.batch)
+        rows = self.rows(rows)
         assemble = Assemble(self.examples, order_of(self.examples, self.data), start, self.data.batch, rows)
         batches = grain.MapDataset.range(sys.maxsize // self.data.batch).map(assemble)
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
@@ -111,12 +111,20 @@ class Dataset:
             batches = batches.mp_prefetch(options, worker_init_fn=follow_parent)
         return Batches(iter(batches), start, self.data.batch)
 
-    def validation(self, limit: int | None = None, process: int = 0, processes: int = 1) -> Iterator[Batch]:
+    def rows(self, given: Sequence[int] | None) -> Sequence[int]:
+        """Rows of the global batch; all for None. Raises ValueError for one that the batch does not have."""
+        given = range(self.data.batch) if given is None else given
+        outside = [row for row in given if not 0 <= row < self.data.batch]
+        if outside:
+            raise ValueError(f"a batch of {self.data.batch} has no row {outside[0]}; rows count from 0")
+        return given
+
+    def validation(self, limit: int | None = None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """The validation split once, in order, in windows that do not overlap, whatever packing trains.
 
-        The last batch is filled up with rows of weight 0. limit: at most so many batches.
+        The last batch is filled up with rows of weight 0. limit: at most so many batches. rows: as of `train`.
         """
-        batch, rows = self.data.batch, rows_of(process, processes, self.data.batch)
+        batch, rows = self.data.batch, self.rows(rows)
         padding = empty_example(self.data.length)
         for first in range(0, len(self.windows), batch)[:limit]:
             numbers = (first + row for row in rows)
@@ -168,7 +176,7 @@ class Assemble:
     order: Sequence[int]
     start: int
     batch: int
-    rows: range
+    rows: Sequence[int]
 
     def __call__(self, number: int) -> Batch:
         first = self.start + number * self.batch
@@ -184,16 +192,6 @@ def order_of(examples: Examples, data: Data) -> Sequence[int]:
     # Grain numbers the epochs by adding to the seed: digested, neighbouring seeds do not share their epochs.
     seed = int(digest("order", data.seed), 16) % 2**32
     return grain.MapDataset.range(len(examples)).shuffle(seed=seed).repeat()
-
-
-def rows_of(process: int, processes: int, batch: int) -> range:
-    """The rows of a global batch that a process holds."""
-    if batch % processes:
-        raise ValueError(f"a batch of {batch} does not divide among {processes} processes; change --data.batch")
-    if not 0 <= process < processes:
-        raise ValueError(f"there is no process {process} of {processes}; they count from 0")
-    share = batch // processes
-    return range(process * share, (process + 1) * share)
 
 
 def stack(examples: list[Example]) -> Batch:

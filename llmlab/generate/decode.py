@@ -96,6 +96,7 @@ class Generator:
         with axes.use(self.mesh, self.rules):
             model = merge(self.structure, params, stats)
             state = model.start(tokens_BL.shape[0], slots, self.dtype)
+            state = jax.tree.map(axes.shard, state, model.letters)
             ctx = Context(positions_BL=positions_BL, dtype=self.dtype)
             hidden_BLD, state = model.extend(tokens_BL, state, ctx)
             logits_BV = model.logits(hidden_BLD[:, -1:])[:, 0]

@@ -123,10 +123,10 @@ def tiles(length: int, memory: int, mask: Mask) -> list[tuple[slice, slice]]:
     ]
 
 
-def pairs(length: int, memory: int, mask: Mask) -> tuple[int, int]:
-    """(visible pairs, pairs that the XLA kernel computes) of one row."""
+def pairs(length: int, memory: int, mask: Mask, whole: bool = False) -> tuple[int, int]:
+    """(visible pairs, pairs that the XLA kernel computes) of one row; `whole`: a prefix keeps it from tiles."""
     plan = tiles(length, memory, mask)
-    executed = sum((q.stop - q.start) * (k.stop - k.start) for q, k in plan)
+    executed = length * memory if whole else sum((q.stop - q.start) * (k.stop - k.start) for q, k in plan)
     return visible_pairs(length, memory, mask.causal, mask.window), executed
 
 

@@ -83,7 +83,7 @@ _fused.defvjp(_forward, _backward)
 
 def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     """Sums over chunks; with `gradients`, also those with respect to x, w and bias."""
-    w_VD = shard(w_VD, "VD")  # gathered once, before the loop
+    w_VD = shard(w_VD.astype(x_BLD.dtype), "VD")  # gathered once, before the loop
     cut = lambda a: jnp.moveaxis(a.reshape(a.shape[0], a.shape[1] // count, count, *a.shape[2:]), 2, 0)
     chunk = partial(_chunk, form, w_VD, bias_V, gradients=gradients)
     if count == 1:
@@ -105,7 +105,7 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
 
 
 def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
-    raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
+    raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD, preferred_element_type=jnp.float32)
     logits_BLV = finish(shard(raw_BLV, "BLV"), bias_V, form)
     entries_V = jnp.arange(w_VD.shape[0])
     top_BL = logits_BLV.max(-1)
@@ -117,7 +117,8 @@ def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
     if form.smoothing:
         mean_BL = jnp.where(entries_V < form.vocab, logits_BLV, 0).sum(-1) / form.vocab
         loss_BL += form.smoothing * (target_BL - mean_BL)
-    sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL, (target_BL >= top_BL)))
+    alone_BL = (logits_BLV >= top_BL[..., None]).sum(-1) == 1  # a tie is no hit
+    sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL, alone_BL & (target_BL >= top_BL)))
     if not gradients:
         return sums, ()
     dlogits_BLV = jnp.exp(logits_BLV - logz_BL[..., None]) * (1 + 2 * form.z_loss * logz_BL)[..., None]
@@ -127,7 +128,7 @@ def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
     dlogits_BLV = jnp.where(entries_V < form.vocab, dlogits_BLV, 0) * weights_BL[..., None]  # padding may be inf here
     dbias_V = None if bias_V is None else dlogits_BLV.sum((0, 1))
     dlogits_BLV = (form.scale * dlogits_BLV).astype(x_BLD.dtype)
-    dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
+    dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD, preferred_element_type=jnp.float32)
     dw_VD = _head_gradient(dlogits_BLV, x_BLD)
     return sums, (shard(dx_BLD.astype(x_BLD.dtype), "BLD"), shard(dw_VD, "VD"), dbias_V)
 

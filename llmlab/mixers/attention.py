@@ -172,7 +172,7 @@ class AttentionLayer(Module):
 
     def cost(self, shape: Shape) -> Cost:
         """Projections, and 4 FLOPs for each pair, head and head element; the state holds keys and values."""
-        visible, executed = pairs(shape.length, shape.length, self.mask)
+        visible, executed = pairs(shape.length, shape.length, self.mask, whole=isinstance(self.cfg.view, Prefix))
         each = 4.0 * shape.batch * self.q.w.shape[1] * self.q.w.shape[2]
         slots = min(shape.length, self.mask.window or shape.length)
         state = 2 * shape.batch * slots * self.k.w.shape[1] * self.k.w.shape[2] * shape.itemsize

@@ -54,6 +54,8 @@ class DecoderModel(Module):
     def body(self, x_BLD: jax.Array, ctx: Context):
         """What stands between embedding and head."""
         x_BLD, aux = self.stack(x_BLD, ctx)
+        if "stats" in aux:
+            aux["stats"] = {"stack": aux["stats"]}
         return (x_BLD if self.norm is None else self.norm(x_BLD)), aux
 
     def nll(self, hidden_BLD, targets_BL, weights_BL, smoothing: float = 0.0, z_loss: float = 0.0):
@@ -72,6 +74,11 @@ class DecoderModel(Module):
     def start(self, batch: int, length: int, dtype):
         """The decode state for up to `length` positions."""
         return self.stack.start(batch, length, dtype)
+
+    @property
+    def letters(self):
+        """The letters of every array of the decode state."""
+        return self.stack.letters
 
     def extend(self, tokens_BL: jax.Array, state, ctx: Context):
         """(hidden_BLD, state): prefill is one long call, decoding one position a call."""

@@ -85,7 +85,14 @@ class Checkpoints:
         self._thread.start()
 
     def poll(self) -> None:
-        """Raises the SaveError of a save that failed in the background, once. Returns at once."""
+        """Raises the SaveError of a save that failed in the background, once. Returns at once.
+
+        With several processes it waits for `wait` or the next `save`, where all of them raise together.
+        """
+        if jax.process_count() == 1:
+            self._raise()
+
+    def _raise(self) -> None:
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -93,7 +100,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the save under way counts, or raises its SaveError."""
         self._join()
-        self.poll()
+        self._raise()
 
     def close(self) -> None:
         """Waits, and ends the threads of the writer."""
@@ -141,8 +148,10 @@ class Checkpoints:
             return
         self._thread.join()
         self._thread = None
-        if jax.process_count() > 1:  # the others go on when process 0 has written the manifest
-            multihost_utils.sync_global_devices("checkpoint committed")
+        if jax.process_count() > 1:  # all go on when process 0 has written the manifest, or all fail
+            failed = multihost_utils.process_allgather(np.int32(self._error is not None))
+            if failed.any() and self._error is None:
+                self._error = SaveError(f"process {int(failed.argmax())} could not save; its message says why")
 
     def _commit(self, step: int, needed: int, arrays: dict[str, str], meta: dict) -> None:
         """Runs in the background: Orbax's commit, then ours, then the deletion of old ones."""

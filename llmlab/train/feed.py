@@ -14,9 +14,8 @@ class Feed:
         data = program.experiment.data
         self.program, self.total = program, data.batch
         self.rows = program.rows(data.batch, data.length)
-        share = self.rows[1] - self.rows[0]
-        place = {"process": self.rows[0] // share, "processes": data.batch // share}
-        self.batches = dataset.validation(limit, **place) if index is None else dataset.train(index, **place)
+        rows = self.rows.tolist()
+        self.batches = dataset.validation(limit, rows) if index is None else dataset.train(index, rows)
         self.seconds = 0.0
 
     @property

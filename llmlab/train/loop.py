@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llmlab.config import digest
 from llmlab.data import check_vocab
 from llmlab.kernels.receipt import receipt
 from llmlab.train.checkpoint import Checkpoints
@@ -40,6 +39,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
     program = Program(experiment, experiment.mesh.build())
     program.rows(experiment.data.batch // settings.accumulate, experiment.data.length)  # refused before a run begins
     dataset = experiment.data.open(report=print if jax.process_index() == 0 else lambda _: None)
+    check_prompt(experiment, program, dataset)
     with contextlib.ExitStack() as stack:
         run = Run(directory, experiment, file)
         stack.callback(run.close)
@@ -48,12 +48,12 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
         stack.callback(log.close)
         checkpoints = Checkpoints(run.checkpoints, keep=settings.keep)
         stack.callback(checkpoints.close)
-        state, start, index, skipped = begin(program, checkpoints, run, resume, log)
+        state, start, index, skipped = begin(program, dataset, checkpoints, run, resume)
         feed = Feed(program, dataset, index)
         stack.callback(feed.close)
         meter = Meter(program, log, skipped)
         signals, kernels = stack.enter_context(Signals()), stack.enter_context(receipt())
-        validation, step = {}, start
+        validation, step, text = {}, start, dataset.fingerprint()
         log.start(step)
         while True:
             last, stop = step == settings.steps, signals.asked(step)
@@ -61,9 +61,9 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
                 meter.flush()
                 validation = evaluate(program, state, dataset, None if last else settings.eval_batches)
                 meter.validated(step, validation, new=step > start or not resume)
-            if (last or stop or due(step, settings.save_every)) and step > start:
+            if (last or stop or due(step, settings.save_every)) and (step > start or not resume):
                 meter.flush()
-                checkpoints.save(step, state, meta(experiment, step, feed.index, meter.skipped))
+                checkpoints.save(step, state, {"data_index": feed.index, "skipped": meter.skipped, "data": text})
                 meter.pause()
             checkpoints.poll()
             if last or stop:
@@ -77,11 +77,23 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
         return Result(state, validation, last, program, dataset)
 
 
+def check_prompt(experiment: Experiment, program: Program, dataset) -> None:
+    """Raises, before anything is trained, when the sample of the end could not be made."""
+    prompt = experiment.train.prompt
+    if prompt is None:
+        return
+    length, longest = len(dataset.encoder.encode(prompt)), program.model.longest
+    if not experiment.model.declared().decodable:
+        raise ValueError(f"train.prompt is {prompt!r}, and the model is not decodable; set it to None")
+    if not 0 < length < (longest or length + 1):
+        raise ValueError(f"train.prompt {prompt!r} is {length} tokens; it needs 1 or more, and fewer than {longest}")
+
+
 def due(step: int, every: int | None) -> bool:
     return every is not None and step > 0 and step % every == 0
 
 
-def begin(program: Program, checkpoints: Checkpoints, run: Run, resume: bool, log: Log):
+def begin(program: Program, dataset, checkpoints: Checkpoints, run: Run, resume: bool):
     """(state, step, data index, skipped steps): from the last good checkpoint, or new."""
     if not resume:
         return program.init(), 0, 0, 0
@@ -92,15 +104,16 @@ def begin(program: Program, checkpoints: Checkpoints, run: Run, resume: bool, lo
             "start over with --fresh, or give another directory with --run"
         )
     state, saved = checkpoints.restore(step, program.abstract_state)
+    if saved["data"] != dataset.fingerprint():
+        raise RunError(
+            f"{run.directory} was trained on other text than its source gives now; "
+            "restore the text, start over with --fresh, or give another directory with --run"
+        )
     run.truncate(step)
     done = step == program.experiment.train.steps
-    log.say(f"{run.directory}: " + (f"all {step} steps are done" if done else f"going on from step {step}"))
+    if jax.process_index() == 0:
+        print(f"{run.directory}: " + (f"all {step} steps are done" if done else f"going on from step {step}"))
     return state, step, saved["data_index"], saved["skipped"]
-
-
-def meta(experiment: Experiment, step: int, index: int, skipped: int) -> dict:
-    """What a checkpoint keeps beside the state."""
-    return {"step": step, "data_index": index, "skipped": skipped, "experiment": digest(experiment)}
 
 
 def evaluate(program: Program, state: State, dataset, limit: int | None = None) -> dict[str, float]:

@@ -43,9 +43,9 @@ class Meter:
         values = jax.device_get(metrics)
         finite = values.pop("finite_grads")
         if not values.pop("finite"):
-            self.refuse(step, float(values["loss"]), finite)
+            self.refuse(step, float(values["objective"]), finite)
         if step % self.every == 0 or self.clock.since is None:
-            own = {name: float(values.pop(name)) for name in ("grad_norm", "learning_rate")}
+            own = {name: float(values.pop(name)) for name in ("objective", "grad_norm", "learning_rate")}
             found = {k: float(v) for k, v in self.program.experiment.task.report(values).items()} | own
             found |= self.clock.look(step) | ({"skipped": self.skipped} if self.skipped else {})
             if step % self.every == 0:

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -91,13 +92,12 @@ class Program:
         live = self.experiment.rules.live
         return NamedSharding(self.mesh, axes.spec(name.rsplit("_", 1)[-1], shape, live, dict(self.mesh.shape)))
 
-    def rows(self, batch: int, length: int) -> tuple[int, int]:
-        """(first, end) of the rows of the global batch that this process feeds."""
+    def rows(self, batch: int, length: int) -> np.ndarray:
+        """The rows of the global batch that this process feeds, in order; on a pod they need not be neighbours."""
         places = self.batch_sharding("tokens_BL", (batch, length)).addressable_devices_indices_map((batch, length))
-        bounds = [index[0].indices(batch) for index in places.values()]
-        return min(b[0] for b in bounds), max(b[1] for b in bounds)
+        return np.unique(np.concatenate([np.arange(batch)[index[0]] for index in places.values()]))
 
-    def put(self, batch: dict, rows: tuple[int, int], total: int) -> Batch:
+    def put(self, batch: dict, rows: np.ndarray, total: int) -> Batch:
         """This process's rows of a batch (numpy) as global arrays of `total` rows."""
         if self.mesh.size == 1:
             return batch  # jit moves them itself, in less time
@@ -106,8 +106,8 @@ class Program:
             return jax.device_put(batch, shardings)
         placed = {}
         for name, array in batch.items():
-            local = lambda index, array=array: array[_shift(index[0], rows[0], total), *index[1:]]
-            placed[name] = jax.make_array_from_callback((total, *array.shape[1:]), shardings[name], local)
+            pick = lambda index, array=array: select(array, rows, index, total)
+            placed[name] = jax.make_array_from_callback((total, *array.shape[1:]), shardings[name], pick)
         return placed
 
     # --- steps -------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Program:
                 return {**state, "params": params, "opt": opt, "stats": _replace(state["stats"], stats)}
 
             state = jax.lax.cond(finite, update, lambda state: state, state)
-            metrics = {"loss": loss / weight, "weight": weight, "grad_norm": norm, "learning_rate": rate, **sums}
+            metrics = {"objective": loss / weight, "weight": weight, "grad_norm": norm, "learning_rate": rate, **sums}
             metrics |= {"finite": finite, "finite_grads": jnp.isfinite(squares)}
             return {**state, "step": state["step"] + 1}, metrics
 
@@ -182,11 +182,16 @@ def precision(name: str, mesh: jax.sharding.Mesh) -> str:
     return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
 
 
-def _replace(old: dict, new: dict) -> dict:
-    """`old` with the leaves that `new` has."""
-    return {k: (_replace(v, new[k]) if isinstance(v, dict) else new[k]) if k in new else v for k, v in old.items()}
+def _replace(old: dict, new: dict, path: str = "stats") -> dict:
+    """`old` with the leaves that `new` has. Raises KeyError for one that `old` lacks: it would be lost."""
+    unknown = new.keys() - old.keys()
+    if unknown:
+        raise KeyError(f"{path}: a layer gives new statistics {sorted(unknown)} and the model has {sorted(old)}")
+    joined = {name: _replace(old[name], new[name], f"{path}.{name}") for name in new if isinstance(old[name], dict)}
+    return {**old, **new, **joined}
 
 
-def _shift(rows: slice, first: int, total: int) -> slice:
-    start, stop, _ = rows.indices(total)
-    return slice(start - first, stop - first)
+def select(array: np.ndarray, rows: np.ndarray, index: tuple[slice, ...], total: int) -> np.ndarray:
+    """A shard of a global array of `total` rows, of which `array` holds `rows`."""
+    places = np.searchsorted(rows, np.arange(total)[index[0]])
+    return array[(places, *index[1:])]

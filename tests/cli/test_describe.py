@@ -16,7 +16,9 @@ def row(out, name):
 
 
 def test_a_mesh_that_does_not_exist(llmlab, file):
-    out = describe(llmlab, file, "--devices", 64, "--mesh.data", 8, "--mesh.fsdp", 2, "--mesh.tensor", 4)
+    out = describe(
+        llmlab, file, "--devices", 64, "--data.batch", 16, "--mesh.data", 8, "--mesh.fsdp", 2, "--mesh.tensor", 4
+    )
     table = row(out, "embed.table")
     assert table == ["embed.table", "VD", "(264, 32)", "V: tensor, D: fsdp", f"{264 * 32 * 4 // 8:,}"]
     up = row(out, "stack.segments.0.1.ffn.up.w")

@@ -1,4 +1,4 @@
-"""A run of an experiment with a part of its own: stopped, gone on with, and used by a process that knows only the run."""
+"""A run with a part of its own: stopped, gone on with, and used by a process that knows only its directory."""
 
 import json
 import os

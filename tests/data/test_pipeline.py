@@ -47,7 +47,7 @@ def test_order_does_not_depend_on_restart_or_processes(dataset, packing):
     assert batches.next_index == 4 * (count - 2)
     np.testing.assert_array_equal(take(dataset(packing=packing).train(batches.next_index), 2), whole[-2:])
     np.testing.assert_array_equal(np.concatenate(take(opened.train(6), 2)), np.concatenate(whole)[6:14])
-    halves = [take(opened.train(process=process, processes=2), count) for process in range(2)]
+    halves = [take(opened.train(rows=range(process * 2, process * 2 + 2)), count) for process in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
 
 
@@ -81,7 +81,7 @@ def test_validation_covers_every_token_once(dataset, packing):
     assert not joined["segments_BL"][84:].any() and not joined["weights_BL"][84:].any()
     first = list(opened.validation(limit=1))
     assert len(first) == 1 and np.array_equal(first[0]["tokens_BL"], batches[0]["tokens_BL"])
-    halves = [list(opened.validation(process=process, processes=2)) for process in range(2)]
+    halves = [list(opened.validation(rows=range(process * 2, process * 2 + 2))) for process in range(2)]
     for batch, low, high in zip(batches, *halves):
         np.testing.assert_array_equal(np.concatenate([low["targets_BL"], high["targets_BL"]]), batch["targets_BL"])
 
@@ -107,10 +107,8 @@ def test_messages(dataset):
     with pytest.raises(DataError, match="the train split: the corpus has .* a window of length 9999 needs"):
         dataset(length=9999, packing=RandomWindows())
     opened = dataset()
-    with pytest.raises(ValueError, match="a batch of 4 does not divide among 3 processes; change --data.batch"):
-        opened.train(processes=3)
-    with pytest.raises(ValueError, match="there is no process 2 of 2"):
-        opened.train(process=2, processes=2)
+    with pytest.raises(ValueError, match="a batch of 4 has no row 4"):
+        opened.train(rows=[3, 4])
     for name in ("batch", "length"):
         with pytest.raises(ValueError, match=f"Data.{name} is 0; it must be at least 1"):
             Data(**{name: 0})

@@ -1,4 +1,4 @@
-"""The loop: what a resumed run, a finished one, and a run that goes wrong do. Each run has 6 steps, saved at 2, 4, 6."""
+"""The loop: what a resumed run, a finished one and one that goes wrong do. Runs have 6 steps, saved at 2, 4, 6."""
 
 import dataclasses
 import json

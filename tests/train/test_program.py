@@ -40,7 +40,7 @@ def run(program, dataset, start, steps=STEPS):
     state, feed, found = jax.device_put(start, program.shardings), Feed(program, dataset, 0), []
     for _ in range(steps):
         state, metrics = program.step(state, feed.next())
-        found.append((metrics["loss"], metrics["grad_norm"]))
+        found.append((metrics["objective"], metrics["grad_norm"]))
     feed.close()
     return np.array(jax.device_get(found)), state
 
