@@ -111,7 +111,7 @@ def test_complete_experiments_build_and_trace_a_step(examples):
         assert data.tokenizer.vocab == experiment.model.vocab
         batch = experiment.task.example(0, data.batch, data.length, experiment.model.vocab)
         _, metrics = jax.eval_shape(program._step, program.abstract_state, batch)
-        assert metrics["loss"].shape == ()
+        assert metrics["objective"].shape == ()
 
 
 def test_the_mixer_of_the_worked_example_keeps_the_contract(examples):
