@@ -60,7 +60,7 @@ def llmlab_step(family: str, precision: str):
 
     def step():
         holder["state"], metrics = program.step(holder["state"], batch)
-        return float(metrics["loss"])
+        return float(metrics["objective"])
 
     return step
 

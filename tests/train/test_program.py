@@ -121,8 +121,9 @@ def test_the_shipped_experiment_under_every_rule(text, tmp_path, capfd):
     single = program_of(experiment, {})
     start = jax.device_get(single.init())
     alone, seen = run(single, dataset, start)[0], []
-    for sizes in MESHES:
-        found = run(program_of(experiment, {"tensor": 4} if sizes == {"tensor": 8} else sizes), dataset, start)
+    for each in MESHES:
+        sizes = {"tensor": 4} if each == {"tensor": 8} else each
+        found = run(program_of(experiment, sizes), dataset, start)
         seen.append(f"{shown(sizes)}: {np.abs(found[0][:, 0] / alone[:, 0] - 1).max():.1e}")
         np.testing.assert_allclose(found[0], alone, rtol=1e-5, err_msg="; ".join(seen))
         assert "Involuntary full rematerialization" not in capfd.readouterr().err, shown(sizes)
