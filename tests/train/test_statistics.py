@@ -1,4 +1,4 @@
-"""State that is neither parameter nor optimizer: a layer's new statistics reach the state, and a run's model has them."""
+"""State that is neither parameter nor optimizer: new statistics of layers reach the state and the checkpoint."""
 
 import jax
 import jax.numpy as jnp
