@@ -95,9 +95,9 @@ class Generator:
     def _prefill(self, params, stats, tokens_BL, positions_BL, key, slots: int, sampling: Sampling):
         with axes.use(self.mesh, self.rules):
             model = merge(self.structure, params, stats)
-            state = model.start(tokens_BL.shape[0], slots, self.dtype)
-            state = jax.tree.map(axes.shard, state, model.letters)
             ctx = Context(positions_BL=positions_BL, dtype=self.dtype)
+            state = model.start(tokens_BL.shape[0], slots, ctx)
+            state = jax.tree.map(axes.shard, state, model.letters)
             hidden_BLD, state = model.extend(tokens_BL, state, ctx)
             logits_BV = model.logits(hidden_BLD[:, -1:])[:, 0]
             tokens_B = sampling(logits_BV, jax.random.fold_in(key, 0))

@@ -113,10 +113,10 @@ class AttentionLayer(Module):
         )
         return self.attend(q_BLHK, k_BLGK, v_BLGK, mask, ctx), {}
 
-    def start(self, batch: int, length: int, dtype):
+    def start(self, batch: int, length: int, ctx: Context):
         """An empty cache for `length` positions, or for the window if that is shorter."""
         slots = min(length, self.mask.window or length)
-        keys_BMGK = jnp.zeros((batch, slots, *self.k.w.shape[1:]), dtype)
+        keys_BMGK = jnp.zeros((batch, slots, *self.k.w.shape[1:]), ctx.dtype)
         return {
             "k": keys_BMGK,
             "v": keys_BMGK,

@@ -142,8 +142,8 @@ class BlockLayer(Module):
 
         return self.wiring(x_BLD, [mix, *self.feed(ctx, aux)]), aux
 
-    def start(self, batch: int, length: int, dtype):
-        return self.mixer.start(batch, length, dtype)
+    def start(self, batch: int, length: int, ctx: Context):
+        return self.mixer.start(batch, length, ctx)
 
     @property
     def letters(self):

@@ -71,9 +71,9 @@ class DecoderModel(Module):
         """The most positions that a row can have, None where there is no limit."""
         return getattr(self.embed.position, "longest", None)
 
-    def start(self, batch: int, length: int, dtype):
+    def start(self, batch: int, length: int, ctx: Context):
         """The decode state for up to `length` positions."""
-        return self.stack.start(batch, length, dtype)
+        return self.stack.start(batch, length, ctx)
 
     @property
     def letters(self):

@@ -41,7 +41,7 @@ class Part(Config):
 class Mixer(Part):
     """Moves information along L.
 
-    layer(x_BLD, ctx) -> (y_BLD, aux); layer.start(batch, length, dtype) -> state; layer.extend(x_BLD, state, ctx) ->
+    layer(x_BLD, ctx) -> (y_BLD, aux); layer.start(batch, length, ctx) -> state; layer.extend(x_BLD, state, ctx) ->
     (y_BLD, state); layer.letters: the letters of each array of the state; layer.cost(shape) -> Cost.
     """
 
@@ -70,6 +70,10 @@ class Context:
     positions_BL: position in the document; negative on padding while decoding.
     segments_BL: which document of a packed row (1, 2, ...), 0 on padding; None when a row is one document.
     prefix_BL: True where a token belongs to the part that all tokens of its document may see; None without one.
+    types_BL: the kind of each token (BERT's segment A or B); None where all are of one kind.
+    memory_BMD: what an encoder made of the source; None without one.
+    memory_segments_BM: which document each position of the memory belongs to, 0 on padding; None when all is one.
+    bias: the position bias that a stack shares over its layers (llmlab/nn/bias.py); None without one.
     key: the random key of dropout at this layer; None where there is no dropout.
     layer: the traced index of the layer in its model.
     """
@@ -77,6 +81,10 @@ class Context:
     positions_BL: jax.Array
     segments_BL: jax.Array | None = None
     prefix_BL: jax.Array | None = None
+    types_BL: jax.Array | None = None
+    memory_BMD: jax.Array | None = None
+    memory_segments_BM: jax.Array | None = None
+    bias: Module | None = None
     key: jax.Array | None = None
     layer: jax.Array | None = None
     dtype: jax.typing.DTypeLike = dataclasses.field(default="float32", metadata={"static": True})

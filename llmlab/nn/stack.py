@@ -114,18 +114,10 @@ class StackLayers(Module):
         body = lambda x_BLD, inputs: turn(x_BLD, *inputs)
         return jax.lax.scan(body, x_BLD, (layers, jnp.arange(repeats)), unroll=self.cfg.unroll)
 
-    def start(self, batch: int, length: int, dtype):
+    def start(self, batch: int, length: int, ctx: Context):
         """The decode state of all layers, stacked like them."""
-        states = []
-        for (segment, _), layers in zip(self.parts(), self.segments):
-            first = jax.tree.map(lambda a: a[0], layers)
-            states.append(
-                jax.tree.map(
-                    lambda a, n=segment.repeats: jnp.broadcast_to(a, (n, *a.shape)),
-                    [layer.start(batch, length, dtype) for layer in first],
-                )
-            )
-        return states
+        begin = lambda layers: [layer.start(batch, length, ctx) for layer in layers]
+        return [jax.vmap(begin, axis_size=s.repeats)(layers) for (s, _), layers in zip(self.parts(), self.segments)]
 
     @property
     def letters(self):

@@ -131,8 +131,8 @@ def check_decode(subject: Subject) -> str:
         index_BL = jnp.clip(positions_BL, 0, LENGTH - 1)
         moved_BL = jnp.take_along_axis(tokens_BL, index_BL, 1)
         positions_BL = jnp.where(positions_BL < 0, -1, positions_BL)
-        state = model.start(BATCH, LENGTH + pad, jnp.float32)
         ctx = Context(positions_BL=positions_BL[:, :prefill])
+        state = model.start(BATCH, LENGTH + pad, ctx)
         first, state = model.extend(moved_BL[:, :prefill], state, ctx)
 
         def step(state, at):

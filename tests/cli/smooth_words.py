@@ -38,10 +38,10 @@ class SmoothLayer(Module):
         self.out = Einsum("BLD,Dd->BLd", dims, rngs)
 
     def __call__(self, x_BLD, ctx):
-        return self.extend(x_BLD, self.start(*x_BLD.shape[:2], x_BLD.dtype), ctx)[0], {}
+        return self.extend(x_BLD, self.start(*x_BLD.shape[:2], ctx), ctx)[0], {}
 
-    def start(self, batch, length, dtype):
-        return {"last": jnp.zeros((batch, self.width), dtype)}
+    def start(self, batch, length, ctx):
+        return {"last": jnp.zeros((batch, self.width), ctx.dtype)}
 
     def extend(self, x_BLD, state, ctx):
         keep_D = jnp.where(jnp.arange(self.width) < (self.cfg.slow or 0), 0.9, self.cfg.keep).astype(x_BLD.dtype)

@@ -54,7 +54,7 @@ def test_decoding_through_a_ring_equals_the_parallel_form(window):
         positions_BL = jnp.stack([jnp.arange(LENGTH), jnp.maximum(jnp.arange(LENGTH) - pad, -1)])
         found = []
         for lengths in CHUNKS:
-            state, at, parts = layer.start(BATCH, LENGTH, jnp.float32), 0, []
+            state, at, parts = layer.start(BATCH, LENGTH, Context(positions_BL=POSITIONS_BL)), 0, []
             assert state["k"].shape[1] == (window or LENGTH)
             for length in lengths:
                 here = slice(at, at + length)

@@ -33,8 +33,8 @@ class PastLayer(Module):
     def __call__(self, x_BLD, ctx):
         return x_BLD.cumsum(1), {"seen": jnp.asarray(3.0), "parts": jnp.ones(()), "stats": {"mean": x_BLD.mean()}}
 
-    def start(self, batch, length, dtype):
-        return {"sum": jnp.zeros((batch, 4), dtype)}
+    def start(self, batch, length, ctx):
+        return {"sum": jnp.zeros((batch, 4), ctx.dtype)}
 
     def extend(self, x_BLD, state, ctx):
         y_BLD = x_BLD.cumsum(1) + state["sum"][:, None]
@@ -99,7 +99,7 @@ def test_wiring(wiring, formula, norms):
 
     @jax.jit
     def run(x_BLD):
-        first, state = block.extend(x_BLD[:, :2], block.start(2, 3, jnp.float32), CTX)
+        first, state = block.extend(x_BLD[:, :2], block.start(2, 3, CTX), CTX)
         last, _ = block.extend(x_BLD[:, 2:], state, CTX)
         return block(x_BLD, CTX), jnp.concatenate([first, last], 1)
 

@@ -46,8 +46,8 @@ class AffineLayer(Module):
         aux = {"layers": jnp.ones(()), name: 1.0 * ctx.layer, "stats": {name: noise}}
         return x_BLD * self.a[...] + self.cfg.sign * ctx.layer, aux
 
-    def start(self, batch, length, dtype):
-        return {"seen": jnp.zeros((batch, 4), dtype)}
+    def start(self, batch, length, ctx):
+        return {"seen": jnp.zeros((batch, 4), ctx.dtype)}
 
     def extend(self, x_BLD, state, ctx):
         return self(x_BLD, ctx)[0], {"seen": state["seen"] + x_BLD.sum(1) + ctx.layer}
@@ -110,12 +110,12 @@ def test_layers_differ_have_the_letter_n_and_know_the_depth(hybrid):
 
 def test_decode_state_goes_through_the_layers(hybrid):
     stack = merge(*hybrid)
-    state = stack.start(2, 9, jnp.float32)
+    state = stack.start(2, 9, CTX)
     assert jax.tree.map(jnp.shape, state) == [[{"seen": (3, 2, 4)}] * 2, [{"seen": (1, 2, 4)}]]
     assert stack.letters == [[{"seen": "NBD"}] * 2, [{"seen": "NBD"}]]
 
     def run(x_BLD):
-        y_BLD, new = merge(*hybrid).extend(x_BLD, merge(*hybrid).start(2, 9, jnp.float32), CTX)
+        y_BLD, new = merge(*hybrid).extend(x_BLD, merge(*hybrid).start(2, 9, CTX), CTX)
         return y_BLD, new, merge(*hybrid)(x_BLD, CTX)[0]
 
     y_BLD, new, whole_BLD = jax.jit(run)(X)

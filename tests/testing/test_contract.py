@@ -80,8 +80,8 @@ class PlainLayer(Module):
     def __call__(self, x_BLD, ctx):
         return self.w(x_BLD), {}
 
-    def start(self, batch, length, dtype):
-        return {"last": jnp.zeros((batch, self.w.w.shape[0]), dtype)}
+    def start(self, batch, length, ctx):
+        return {"last": jnp.zeros((batch, self.w.w.shape[0]), ctx.dtype)}
 
     def extend(self, x_BLD, state, ctx):
         return self(x_BLD, ctx)[0], {"last": x_BLD[:, -1]}
