@@ -33,6 +33,7 @@ def llmlab_step(family: str, precision: str):
     from llmlab.models import Block, Decoder
     from llmlab.nn import Embedding, Fill, LayerNorm, Learned, RMSNorm, TiedHead, repeat
     from llmlab.optim import AdamW
+    from llmlab.tasks import example_batch
     from llmlab.train import Experiment, Train
     from llmlab.train.program import Program
 
@@ -55,7 +56,7 @@ def llmlab_step(family: str, precision: str):
     )
     program = Program(experiment, experiment.mesh.build())
     holder = {"state": program.init()}
-    batch = jax.device_put(experiment.task.example(0, BATCH, LENGTH, VOCAB))
+    batch = jax.device_put(example_batch(experiment.task, experiment.data, VOCAB, BATCH))
     batch.pop("segments_BL")  # rows of one document, as the peer's are
 
     def step():

@@ -16,11 +16,15 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The work given to a part: rows, queries in each row, and keys if they differ (`memory`)."""
+    """The work given to a part: rows, queries in each row, and keys if they differ (`memory`).
+
+    outputs: positions of each row that the head reads, None for all.
+    """
 
     batch: int
     length: int
     memory: int | None = None
+    outputs: int | None = None
     itemsize: int = 4  # bytes of an activation
 
     @property

@@ -113,7 +113,7 @@ def test_complete_experiments_build_and_trace_a_step(examples):
         program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
         data = experiment.data
         assert data.tokenizer.vocab == experiment.model.vocab
-        batch = experiment.task.example(0, data.batch, data.length, experiment.model.vocab)
+        batch = experiment.example(experiment.data.batch)
         _, metrics = jax.eval_shape(program._step, program.abstract_state, batch)
         assert metrics["objective"].shape == ()
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from llmlab.config import from_json, show, to_json
+from llmlab.train.experiment import check_vocab
 from llmlab.train.files import load_experiment
 from llmlab.train.program import Program
 
@@ -32,8 +33,8 @@ def test_config_is_golden_and_reloads(file):
 def test_state_and_step_build_abstractly(file):
     experiment = load_experiment(file)
     program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
-    data = experiment.data
-    batch = experiment.task.example(0, data.batch, data.length, experiment.model.vocab)
+    check_vocab(experiment)
+    batch = experiment.example(experiment.data.batch)
     state, metrics = jax.eval_shape(program._step, program.abstract_state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype), program.abstract_state

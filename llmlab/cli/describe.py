@@ -13,7 +13,6 @@ from llmlab import axes
 from llmlab.axes import Maybe
 from llmlab.cli.arguments import parse
 from llmlab.config import show
-from llmlab.cost import Shape
 from llmlab.nn.module import Rngs, Spec, abstract, specs, split
 from llmlab.optim import state_letters
 from llmlab.train.experiment import Experiment
@@ -85,7 +84,7 @@ class Description:
             self.share(letters, leaf.shape, leaf.dtype.itemsize)
             for leaf, letters in zip(jax.tree.leaves(self.opt), jax.tree.leaves(self.opt_letters))
         )
-        cost = self.model.cost(Shape(1, data.length, itemsize=itemsize))
+        cost = self.model.cost(self.experiment.shape(1, itemsize))
         count = sum(s.size for s in self.specs.values())
         activations = self.activations(itemsize)
         return [

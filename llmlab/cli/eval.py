@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from llmlab.train.loop import evaluate
     from llmlab.train.restore import restore_model
 
-    dataset = experiment.data.open(report=lambda text: print(text, file=sys.stderr))
+    dataset = experiment.open_data(lambda text: print(text, file=sys.stderr))
     program, state, step = restore_model(directory, experiment, flags.step)
     metrics = evaluate(program, state, dataset, flags.batches)
     print(json.dumps({"run": str(directory), "step": step, **metrics}, indent=1))

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     sampling = Sampling(temperature=flags.temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p)
     prompts = flags.prompt or (sys.stdin.read(),)
     program, state, step = restore_model(directory, experiment, flags.step)
-    encoder = experiment.data.open(report=lambda text: print(text, file=sys.stderr)).encoder
+    encoder = experiment.open_data(lambda text: print(text, file=sys.stderr)).encoder
     generator = Generator.of(program, state)
     ids = [list(map(int, encoder.encode(prompt))) for prompt in prompts]
     stop = stop_ids(encoder, flags.stop)

@@ -1,9 +1,10 @@
 """Text to batches of token ids; it knows only the config tree, and no jax."""
 
+from llmlab.data.drawn import Synthetic
 from llmlab.data.packing import Chunks, Packing, Planned, RandomWindows
-from llmlab.data.pipeline import Batches, Data, Dataset
+from llmlab.data.pipeline import Batches, Data, Dataset, Supply
 from llmlab.data.sources import DataError, Source, Stdlib, TextFiles, Tfds
-from llmlab.data.tokenizers import Bytes, Characters, Encoder, SentencePiece, Tokenizer, check_vocab
+from llmlab.data.tokenizers import Bytes, Characters, Encoder, SentencePiece, Tokenizer
 
 __all__ = [
     "Batches",
@@ -20,8 +21,9 @@ __all__ = [
     "SentencePiece",
     "Source",
     "Stdlib",
+    "Supply",
+    "Synthetic",
     "TextFiles",
     "Tfds",
     "Tokenizer",
-    "check_vocab",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +22,8 @@ Example = dict[str, np.ndarray]
 
 
 class Examples(Protocol):
+    endless: bool  # True where any index is a new draw, so that there are no epochs to shuffle
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
@@ -29,8 +31,6 @@ class Examples(Protocol):
 
 class Packing(Config):
     """The slot of a packing."""
-
-    endless: ClassVar[bool] = False  # True where any index is a new draw, so that there are no epochs to shuffle
 
     def build(self, corpus: Corpus, length: int, seed: int) -> Examples:
         """Examples of `length` tokens. Raises DataError when the corpus gives none."""
@@ -48,6 +48,8 @@ class Chunks(Packing):
 
 
 class ChunkExamples:
+    endless = False
+
     def __init__(self, corpus: Corpus, length: int):
         require_tokens(corpus, 2, "an example")
         self.corpus, self.length = corpus, length
@@ -63,13 +65,13 @@ class ChunkExamples:
 class RandomWindows(Packing):
     """A window at a random place of the corpus, each place as likely, for ever and with replacement (nanoGPT)."""
 
-    endless: ClassVar[bool] = True
-
     def build(self, corpus, length, seed):
         return RandomExamples(corpus, length, seed)
 
 
 class RandomExamples:
+    endless = True
+
     def __init__(self, corpus: Corpus, length: int, seed: int):
         require_tokens(corpus, length + 1, f"a window of length {length}")
         self.corpus, self.length, self.seed = corpus, length, seed
@@ -95,6 +97,8 @@ class Planned(Packing):
 
 
 class PlannedExamples:
+    endless = False
+
     def __init__(self, corpus: Corpus, length: int):
         starts_P, sizes_P = cut_documents(np.diff(corpus.offsets_P) - 1, corpus.offsets_P[:-1], length)
         if not len(sizes_P):

@@ -95,16 +95,6 @@ class Tokenizer(Config):
         raise TypeError(f"{type(self).__name__} must define load(source, cache, report)")
 
 
-def check_vocab(tokenizer: Tokenizer, model_vocab: int) -> None:
-    """Raises ValueError unless the model has exactly the tokenizer's vocabulary. Rows that only pad the embedding for
-    the hardware are a setting of the embedding and are not counted."""
-    if tokenizer.vocab != model_vocab:
-        raise ValueError(
-            f"the tokenizer {type(tokenizer).__name__} has a vocabulary of {tokenizer.vocab} and the model one of "
-            f"{model_vocab}; set the model's to {tokenizer.vocab} (--model.vocab {tokenizer.vocab})"
-        )
-
-
 @config
 class Bytes(Tokenizer):
     """One id a byte (0 to 255), and 256 to end a document: a vocabulary of 257 that knows every text."""

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Literal
-
 import jax
-import jax.numpy as jnp
 
 from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape, total
+from llmlab.nn.activation import Activation, activate
 from llmlab.nn.einsum import Einsum
 from llmlab.nn.init import FanIn, Init
 from llmlab.nn.module import Module
 from llmlab.nn.parts import Context, FeedForward
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
-ACTIVATIONS = {
-    "gelu": partial(jax.nn.gelu, approximate=False),  # with the error function
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "relu2": lambda x: jnp.square(jax.nn.relu(x)),  # So et al., 2021
-    "silu": jax.nn.silu,
-}
-
-
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
-def activate(name: str, *factors_BLF: jax.Array) -> jax.Array:
-    """The activation of the first factor, times the others. Only its inputs are saved for the backward pass."""
-    y_BLF = ACTIVATIONS[name](factors_BLF[0])
-    for factor_BLF in factors_BLF[1:]:
-        y_BLF *= factor_BLF
-    return y_BLF
 
 
 @config

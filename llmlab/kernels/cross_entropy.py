@@ -42,7 +42,9 @@ def cross_entropy(
     weights_BL: jax.Array,
     form: Form,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(sum of weighted losses, {"nll": sum of weighted -log p(target), "correct": weighted hits of the largest logit}).
+    """(sum of weighted losses, {"nll", "correct", "hits_BL"}).
+
+    nll: sum of weighted -log p(target). hits_BL: where the target's logit is the largest; correct: their weighted sum.
 
     logits = scale * x w^T + bias, capped if asked; the loss adds label smoothing and z_loss * log(Z)^2 (PaLM).
     Differentiable in x, w and bias, through the first result alone.
@@ -87,21 +89,24 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     cut = lambda a: jnp.moveaxis(a.reshape(a.shape[0], a.shape[1] // count, count, *a.shape[2:]), 2, 0)
     chunk = partial(_chunk, form, w_VD, bias_V, gradients=gradients)
     if count == 1:
-        sums, grads = chunk(x_BLD, targets_BL, weights_BL)
+        sums, hits_BL, grads = chunk(x_BLD, targets_BL, weights_BL)
     else:
 
         def body(carry, inputs):
-            sums, grads = chunk(*inputs)
+            sums, hits_Bl, grads = chunk(*inputs)
             dx_BlD = grads[0] if gradients else None
             carry = jax.tree.map(jnp.add, carry, (sums, grads[1:] if gradients else ()))
-            return carry, dx_BlD
+            return carry, (hits_Bl, dx_BlD)
 
         inputs = (cut(x_BLD), cut(targets_BL), cut(weights_BL))
         zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, *(a[0] for a in inputs)))
-        (sums, summed), dx_nBlD = jax.lax.scan(body, (zero[0], zero[1][1:] if gradients else ()), inputs)
-        grads = (jnp.moveaxis(dx_nBlD, 0, 2).reshape(x_BLD.shape), *summed) if gradients else ()
-    loss, nll, correct = sums
-    return (loss, {"nll": nll, "correct": correct}), grads
+        (sums, summed), joined = jax.lax.scan(body, (zero[0], zero[2][1:] if gradients else ()), inputs)
+        hits_BL, dx_BLD = jax.tree.map(
+            lambda a: jnp.moveaxis(a, 0, 2).reshape(a.shape[1], a.shape[2] * count, *a.shape[3:]), joined
+        )
+        grads = (dx_BLD, *summed) if gradients else ()
+    loss, nll = sums
+    return (loss, {"nll": nll, "correct": (hits_BL * weights_BL).sum(), "hits_BL": hits_BL}), grads
 
 
 def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
@@ -118,9 +123,10 @@ def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
         mean_BL = jnp.where(entries_V < form.vocab, logits_BLV, 0).sum(-1) / form.vocab
         loss_BL += form.smoothing * (target_BL - mean_BL)
     alone_BL = (logits_BLV >= top_BL[..., None]).sum(-1) == 1  # a tie is no hit
-    sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL, alone_BL & (target_BL >= top_BL)))
+    hits_BL = alone_BL & (target_BL >= top_BL)
+    sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL))
     if not gradients:
-        return sums, ()
+        return sums, hits_BL, ()
     dlogits_BLV = jnp.exp(logits_BLV - logz_BL[..., None]) * (1 + 2 * form.z_loss * logz_BL)[..., None]
     dlogits_BLV -= jnp.where(hit_BLV, 1 - form.smoothing, 0) + form.smoothing / form.vocab
     if form.softcap is not None:
@@ -130,7 +136,7 @@ def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
     dlogits_BLV = (form.scale * dlogits_BLV).astype(x_BLD.dtype)
     dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD, preferred_element_type=jnp.float32)
     dw_VD = _head_gradient(dlogits_BLV, x_BLD)
-    return sums, (shard(dx_BLD.astype(x_BLD.dtype), "BLD"), shard(dw_VD, "VD"), dbias_V)
+    return sums, hits_BL, (shard(dx_BLD.astype(x_BLD.dtype), "BLD"), shard(dw_VD, "VD"), dbias_V)
 
 
 def _head_gradient(dlogits_BLV, x_BLD):

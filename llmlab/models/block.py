@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -16,6 +18,7 @@ from llmlab.nn.norm import RMSNorm
 from llmlab.nn.parts import Context, Declared, FeedForward, Layer, Mixer, Norm, Part, check_rate, drop
 
 Sublayer = Callable[[jax.Array], jax.Array]
+PARTS = {"mixer": 2, "cross": 4, "ffn": 3}  # sublayers in their order, and what tells their dropout apart
 
 
 class Wiring(Part):
@@ -106,9 +109,13 @@ class ParallelLayer(Module):
 
 @config
 class Block(Layer):
-    """ffn: None for a block of the mixer alone. dropout: of what each sublayer adds to the stream."""
+    """cross: what reads an encoder's memory, after the mixer. ffn: None for a block of the mixer alone.
+
+    dropout: of what each sublayer adds to the stream.
+    """
 
     mixer: Mixer = Attention()
+    cross: Mixer | None = None
     ffn: FeedForward | None = Gated()
     norm: Norm = RMSNorm()
     wiring: Wiring = PreNorm()
@@ -118,8 +125,9 @@ class Block(Layer):
         check_rate("Block", self.dropout)
 
     def declared(self) -> Declared:
-        """What holds for the mixer and for the feed-forward."""
-        return self.mixer.declared() & (self.ffn.declared() if self.ffn else Declared())
+        """What holds for all its parts."""
+        parts = [part.declared() for part in (self.mixer, self.cross, self.ffn) if part is not None]
+        return functools.reduce(operator.and_, parts)
 
     def build(self, dims, rngs):
         return BlockLayer(self, dims, rngs)
@@ -129,49 +137,56 @@ class BlockLayer(Module):
     def __init__(self, cfg: Block, dims, rngs):
         self.cfg = cfg
         self.mixer = cfg.mixer.build(dims, rngs)
+        self.cross = cfg.cross and cfg.cross.build(dims, rngs)
         self.ffn = cfg.ffn and cfg.ffn.build(dims, rngs)
-        self.wiring = cfg.wiring.build(dims, rngs, cfg.norm, 1 if cfg.ffn is None else 2)
+        self.wiring = cfg.wiring.build(dims, rngs, cfg.norm, len(self.parts))
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of its sublayers, in order."""
+        return [name for name in PARTS if getattr(self, name) is not None]
+
+    @property
+    def mixers(self) -> list[str]:
+        """The names of the sublayers that have a decode state."""
+        return [name for name in self.parts if name != "ffn"]
 
     def __call__(self, x_BLD: jax.Array, ctx: Context):
         aux = {}
+        return self.wiring(x_BLD, [self.sublayer(name, ctx, aux) for name in self.parts]), aux
 
-        def mix(n_BLD):
-            y_BLD, found = self.mixer(n_BLD, ctx)
-            _gather(aux, "mixer", found)
-            return drop(y_BLD, self.cfg.dropout, ctx, salt=2)
+    def sublayer(self, name: str, ctx: Context, aux: dict) -> Sublayer:
+        """A part as a function of the stream; what it finds goes into `aux`."""
 
-        return self.wiring(x_BLD, [mix, *self.feed(ctx, aux)]), aux
+        def apply(n_BLD):
+            y_BLD, found = getattr(self, name)(n_BLD, ctx.apart(PARTS[name]))
+            _gather(aux, name, found)
+            return drop(y_BLD, self.cfg.dropout, ctx, salt=PARTS[name])
+
+        return apply
 
     def start(self, batch: int, length: int, ctx: Context):
-        return self.mixer.start(batch, length, ctx)
+        return {name: getattr(self, name).start(batch, length, ctx) for name in self.mixers}
 
     @property
     def letters(self):
-        return self.mixer.letters
+        return {name: getattr(self, name).letters for name in self.mixers}
 
     def extend(self, x_BLD: jax.Array, state, ctx: Context):
-        found = {}
+        new = {}
 
-        def mix(n_BLD):
-            y_BLD, found["state"] = self.mixer.extend(n_BLD, state, ctx)
-            return y_BLD
+        def extended(name: str) -> Sublayer:
+            def apply(n_BLD):
+                y_BLD, new[name] = getattr(self, name).extend(n_BLD, state[name], ctx)
+                return y_BLD
 
-        return self.wiring(x_BLD, [mix, *self.feed(ctx, {})]), found["state"]
+            return apply
 
-    def feed(self, ctx: Context, aux: dict) -> list[Sublayer]:
-        """The feed-forward as a sublayer, or nothing; what it finds goes into `aux`."""
-        if self.ffn is None:
-            return []
-
-        def feed(n_BLD):
-            y_BLD, found = self.ffn(n_BLD, ctx)
-            _gather(aux, "ffn", found)
-            return drop(y_BLD, self.cfg.dropout, ctx, salt=3)
-
-        return [feed]
+        parts = [self.sublayer(name, ctx, {}) if name == "ffn" else extended(name) for name in self.parts]
+        return self.wiring(x_BLD, parts), new
 
     def cost(self, shape: Shape) -> Cost:
-        return total(part.cost(shape) for part in (self.mixer, self.ffn) if part is not None)
+        return total(getattr(self, name).cost(shape) for name in self.parts)
 
 
 def _gather(aux: dict, part: str, found: dict) -> None:

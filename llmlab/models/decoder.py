@@ -1,4 +1,7 @@
-"""A decoder: embedding, stack, norm, head. With causal parts it is a GPT; which parts, the config's values say."""
+"""A decoder: embedding, stack, norm, head. With causal parts it is a GPT; which parts, the config's values say.
+
+`TokenModel` is what every model of tokens has: encoders, and the two halves of an encoder-decoder.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,15 @@ from llmlab.nn.stack import Stack, repeat
 
 
 class Model(Part):
-    """build(rngs) -> model(tokens_BL, ctx) -> (hidden_BLD, aux), with a head that gives losses and logits."""
+    """build(rngs) -> model(tokens_BL, ctx) -> (hidden_BLD, aux), with a head that gives losses and logits.
+
+    vocab: ids that it knows. outcomes: what the head chooses among, `vocab` for models of language. width: of the
+    hidden states.
+    """
+
+    @property
+    def outcomes(self) -> int:
+        return self.vocab
 
     def build(self, rngs: Rngs) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(rngs)")
@@ -39,8 +50,15 @@ class Decoder(Model):
         return DecoderModel(self, rngs)
 
 
-class DecoderModel(Module):
-    def __init__(self, cfg: Decoder, rngs: Rngs):
+def under(name: str, aux: dict) -> dict:
+    """What a part of this name found, with its new statistics under the part's path."""
+    return {**aux, "stats": {name: aux["stats"]}} if "stats" in aux else aux
+
+
+class TokenModel(Module):
+    """Embedding, stack, norm and head, of a config that has these fields."""
+
+    def __init__(self, cfg, rngs: Rngs):
         dims = {"V": cfg.vocab, "D": cfg.width, "N": cfg.stack.depth}
         self.embed = cfg.embed.build(dims, rngs)
         self.stack = cfg.stack.build(dims, rngs)
@@ -54,9 +72,7 @@ class DecoderModel(Module):
     def body(self, x_BLD: jax.Array, ctx: Context):
         """What stands between embedding and head."""
         x_BLD, aux = self.stack(x_BLD, ctx)
-        if "stats" in aux:
-            aux["stats"] = {"stack": aux["stats"]}
-        return (x_BLD if self.norm is None else self.norm(x_BLD)), aux
+        return (x_BLD if self.norm is None else self.norm(x_BLD)), under("stack", aux)
 
     def nll(self, hidden_BLD, targets_BL, weights_BL, smoothing: float = 0.0, z_loss: float = 0.0):
         """(sum of losses, {"nll", "correct"}) over weighted targets, without full logits."""
@@ -71,6 +87,13 @@ class DecoderModel(Module):
         """The most positions that a row can have, None where there is no limit."""
         return getattr(self.embed.position, "longest", None)
 
+    def cost(self, shape: Shape) -> Cost:
+        """Layers and head; a look-up counts nothing."""
+        table = self.embed.table if self.head.table is None else self.head.table
+        return self.stack.cost(shape) + self.head.cost(shape, table)
+
+
+class DecoderModel(TokenModel):
     def start(self, batch: int, length: int, ctx: Context):
         """The decode state for up to `length` positions."""
         return self.stack.start(batch, length, ctx)
@@ -84,8 +107,3 @@ class DecoderModel(Module):
         """(hidden_BLD, state): prefill is one long call, decoding one position a call."""
         x_BLD, state = self.stack.extend(self.embed(tokens_BL, ctx), state, ctx)
         return (x_BLD if self.norm is None else self.norm(x_BLD)), state
-
-    def cost(self, shape: Shape) -> Cost:
-        """Layers and head; a look-up counts nothing."""
-        table = self.embed.table if self.head.table is None else self.head.table
-        return self.stack.cost(shape) + self.head.cost(shape, table)

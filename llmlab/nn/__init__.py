@@ -1,7 +1,7 @@
 """Small parts."""
 
 from llmlab.nn.einsum import Einsum
-from llmlab.nn.embed import Embedding, LinearHead, TiedHead
+from llmlab.nn.embed import Embedding, LinearHead, TiedHead, TransformHead
 from llmlab.nn.init import FanIn, Fill, Init, Normal, PerDepth
 from llmlab.nn.module import Module, Param
 from llmlab.nn.norm import LayerNorm, RMSNorm
@@ -12,5 +12,5 @@ from llmlab.nn.stack import Segment, Stack, repeat
 __all__ = [
     "Context", "Declared", "Einsum", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer", "LayerNorm",
     "Learned", "LinearHead", "Mixer", "Module", "Norm", "Normal", "Param", "PerDepth", "Position", "RMSNorm",
-    "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "repeat",
+    "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "TransformHead", "repeat",
 ]  # fmt: skip

@@ -9,9 +9,11 @@ from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
 from llmlab.kernels.cross_entropy import Form, cross_entropy, finish
-from llmlab.nn.einsum import parameter
+from llmlab.nn.activation import Activation, activate
+from llmlab.nn.einsum import ZEROS, Einsum, parameter
 from llmlab.nn.init import Init, Normal
 from llmlab.nn.module import Module, Param
+from llmlab.nn.norm import LayerNorm
 from llmlab.nn.parts import Context, Norm, Part, Position, check_rate, drop
 
 
@@ -20,13 +22,14 @@ class Embedding(Part):
     """power: the vectors are multiplied by width ** power (0.5 in the original Transformer and Gemma).
 
     multiple: the table is padded to a multiple of it, so that a mesh divides the vocabulary; padding is never
-    predicted and not counted.
+    predicted and not counted. types: kinds of tokens, each with a vector of its own (BERT's segments A and B).
     """
 
     position: Position | None = None
     norm: Norm | None = None
     power: float = 0.0
     multiple: int = 1
+    types: int = 0
     dropout: float = 0.0
     init: Init = Normal()
 
@@ -52,6 +55,8 @@ class EmbeddingLayer(Module):
     def __init__(self, cfg: Embedding, dims, rngs):
         self.cfg = cfg
         self.table = vocabulary(dims, rngs, cfg.init, cfg.multiple)
+        shape = (cfg.types, dims["D"])
+        self.types = Param(cfg.init(rngs.params(), shape, dims["D"], 1), axes="eD") if cfg.types else None
         self.position = cfg.position and cfg.position.build(dims, rngs)
         self.norm = cfg.norm and cfg.norm.build(dims, rngs)
 
@@ -61,6 +66,9 @@ class EmbeddingLayer(Module):
         x_BLD = shard(table_VD[tokens_BL], "BLD")
         if self.cfg.power:
             x_BLD *= jnp.asarray(x_BLD.shape[-1] ** self.cfg.power, x_BLD.dtype)
+        if self.types is not None:
+            types_eD = shard(self.types[...].astype(x_BLD.dtype), "ed")
+            x_BLD += types_eD[0] if ctx.types_BL is None else shard(types_eD[ctx.types_BL], "BLD")
         if self.position is not None:
             x_BLD = self.position(x_BLD, ctx.positions_BL)
         if self.norm is not None:
@@ -125,6 +133,47 @@ class HeadLayer(Module):
     def cost(self, shape: Shape, table: Param) -> Cost:
         """Only real entries count as algorithmic; the padding is executed too."""
         rows, width = table.shape
-        flops = 2.0 * shape.tokens * width
-        moved = shape.itemsize * (rows * width + shape.tokens * width)
+        tokens = shape.batch * (shape.length if shape.outputs is None else shape.outputs)
+        flops = 2.0 * tokens * width
+        moved = shape.itemsize * (rows * width + tokens * width)
         return Cost(flops * self.form.vocab, flops * rows, moved)
+
+
+@config
+class TransformHead(Head):
+    """A dense layer with activation and norm before another head (BERT's masked-LM head)."""
+
+    head: Head = TiedHead(bias=ZEROS)
+    activation: Activation = "gelu"
+    norm: Norm | None = LayerNorm()
+    bias: Init | None = ZEROS
+    init: Init = Normal()
+
+    def build(self, dims, rngs, embedding):
+        return TransformHeadLayer(self, dims, rngs, embedding)
+
+
+class TransformHeadLayer(Module):
+    def __init__(self, cfg: TransformHead, dims, rngs, embedding: Embedding):
+        self.cfg = cfg
+        self.dense = Einsum("BLD,Dd->BLd", dims, rngs, cfg.init, cfg.bias)
+        self.norm = cfg.norm and cfg.norm.build(dims, rngs)
+        self.head = cfg.head.build(dims, rngs, embedding)
+
+    def nll(self, x_BLD, *args, **options):
+        return self.head.nll(self.transform(x_BLD), *args, **options)
+
+    def logits(self, x_BLD, embedding):
+        return self.head.logits(self.transform(x_BLD), embedding)
+
+    def transform(self, x_BLD):
+        x_BLD = activate(self.cfg.activation, self.dense(x_BLD))
+        return x_BLD if self.norm is None else self.norm(x_BLD)
+
+    @property
+    def table(self):
+        return self.head.table
+
+    def cost(self, shape: Shape, table: Param) -> Cost:
+        tokens = shape.length if shape.outputs is None else shape.outputs
+        return self.dense.cost(Shape(shape.batch, tokens, itemsize=shape.itemsize)) + self.head.cost(shape, table)

@@ -76,6 +76,7 @@ class Context:
     bias: the position bias that a stack shares over its layers (llmlab/nn/bias.py); None without one.
     key: the random key of dropout at this layer; None where there is no dropout.
     layer: the traced index of the layer in its model.
+    training: whether statistics are of this batch (batch normalisation) or those that were gathered.
     """
 
     positions_BL: jax.Array
@@ -87,12 +88,17 @@ class Context:
     bias: Module | None = None
     key: jax.Array | None = None
     layer: jax.Array | None = None
+    training: bool = dataclasses.field(default=False, metadata={"static": True})
     dtype: jax.typing.DTypeLike = dataclasses.field(default="float32", metadata={"static": True})
 
     def at(self, layer: jax.Array) -> Context:
         """The context of one layer, with a key of its own."""
         key = None if self.key is None else jax.random.fold_in(self.key, layer)
         return dataclasses.replace(self, layer=layer, key=key)
+
+    def apart(self, salt: int) -> Context:
+        """The context with another key, for one of several parts of a layer."""
+        return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, salt))
 
 
 def check_rate(owner: str, rate: float) -> None:

@@ -7,10 +7,16 @@ import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llmlab.config import Config, config
+from llmlab.cost import Shape
+from llmlab.data import Supply
+from llmlab.data.pipeline import Example, stack
 from llmlab.nn.parts import Context
+
+Arrays = dict[str, jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -23,19 +29,36 @@ class Outcome:
 
     loss: jax.Array
     weight: jax.Array
-    sums: dict[str, jax.Array]
+    sums: Arrays
     stats: dict
 
 
+@config
 class Task(Config):
-    """task.loss(model, batch, key, dtype) -> Outcome; key: of dropout, None to evaluate."""
+    """What a model is trained to do.
 
-    def loss(self, model, batch: dict[str, jax.Array], key: jax.Array | None, dtype) -> Outcome:
-        raise TypeError(f"{type(self).__name__} must define loss")
+    auxiliary: what parts of the model add to the loss, by the names under which they give it, and how much of it, such
+    as (("load_balance", 0.01),); each is summed over layers.
+    """
 
-    def example(self, seed: int, batch: int, length: int, vocab: int) -> dict[str, np.ndarray]:
-        """A random batch of the shapes and types that `loss` takes, for checks and plans."""
-        raise TypeError(f"{type(self).__name__} must define example")
+    auxiliary: tuple[tuple[str, float], ...] = ()
+
+    extra = 0  # ids that the task adds after those of the data; the model's vocabulary is the sum
+
+    def prepare(self, example: Example, random: np.random.Generator, pieces: tuple[bytes, ...]) -> Example:
+        """What the task makes of an example of the data, in numpy. pieces: the bytes of each id of the data."""
+        return example
+
+    def context(self, model, batch: Arrays, key: jax.Array | None, dtype) -> tuple[Context, dict]:
+        """(what the layers are told, aux of an encoder); key: of dropout, None to evaluate."""
+        return row_context(batch, key, dtype), {}
+
+    def loss(self, model, batch: Arrays, key: jax.Array | None, dtype) -> Outcome:
+        raise TypeError(f"{type(self).__name__} must define loss(model, batch, key, dtype)")
+
+    def shape(self, batch: Mapping[str, np.ndarray]) -> Shape:
+        """The work that a batch is for the model."""
+        return Shape(*batch["tokens_BL"].shape)
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Metrics of sums over any number of batches: loss in nats, accuracy, and bits per byte of text if known."""
@@ -43,8 +66,73 @@ class Task(Config):
         found = {"loss": sums["nll"] / weight, "accuracy": sums["correct"] / weight}
         if sums.get("bytes"):
             found["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
-        known = ("weight", "nll", "correct", "bytes")
-        return found | {name: value for name, value in sums.items() if name not in known}
+        if sums.get("rows"):
+            found["sequence_accuracy"] = sums["whole"] / sums["rows"]
+        known = ("weight", "nll", "correct", "bytes", "rows", "whole")
+        return found | {name: value / weight for name, value in sums.items() if name not in known}
+
+    def outcome(self, loss, weight, sums: Arrays, aux: dict) -> Outcome:
+        """The outcome with what the parts of the model add. `aux` is averaged over batches by their weight."""
+        aux = dict(aux)
+        stats = aux.pop("stats", {})
+        for name, coefficient in self.auxiliary:
+            if name not in aux:
+                given = ", ".join(sorted(aux)) or "none"
+                raise ValueError(f"task.auxiliary weighs {name!r}, and the parts of the model give {given}")
+            loss += weight * coefficient * aux[name]
+        return Outcome(loss, weight, {**sums, **{name: weight * value for name, value in aux.items()}}, stats)
+
+
+def row_context(batch: Arrays, key: jax.Array | None, dtype) -> Context:
+    """The context of rows of tokens; what the batch does not say has its plain value."""
+    rows, length = batch["tokens_BL"].shape
+    positions_BL = batch.get("positions_BL")
+    return Context(
+        positions_BL=jnp.broadcast_to(jnp.arange(length), (rows, length)) if positions_BL is None else positions_BL,
+        segments_BL=batch.get("segments_BL"),
+        prefix_BL=batch.get("prefix_BL"),
+        types_BL=batch.get("types_BL"),
+        key=key,
+        training=key is not None,
+        dtype=dtype,
+    )
+
+
+def example_batch(task: Task, data: Supply, vocab: int, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random batch of the shapes and types that `task.loss` takes, for checks and plans; no data is opened.
+
+    vocab: of the model.
+    """
+    random = np.random.default_rng(seed)
+    pieces = (b"?",) * (vocab - task.extra)
+    return stack([task.prepare(data.sample(random, len(pieces)), random, pieces) for _ in range(rows)])
+
+
+def whole_rows(hits_BL, weights_BL) -> Arrays:
+    """{"rows": rows that have a target, "whole": those of them where every target is hit}."""
+    asked_BL = weights_BL > 0
+    rows_B = asked_BL.any(1)
+    return {"rows": rows_B.sum(), "whole": (rows_B & (hits_BL | ~asked_BL).all(1)).sum()}
+
+
+def predict(task: Task, model, batch: Arrays, key, dtype, **form) -> Outcome:
+    """The loss of `targets_BL` at `tokens_BL`; form: smoothing and z_loss. Counts rows where every target is hit."""
+    ctx, found = task.context(model, batch, key, dtype)
+    hidden_BLD, aux = model(batch["tokens_BL"], ctx)
+    weights_BL = batch["weights_BL"]
+    loss, sums = model.nll(hidden_BLD, batch["targets_BL"], weights_BL, **form)
+    sums |= whole_rows(sums.pop("hits_BL"), weights_BL)
+    if "bytes_BL" in batch:
+        sums["bytes"] = batch["bytes_BL"].sum()
+    return task.outcome(loss, weights_BL.sum(), sums, join(found, aux))
+
+
+def join(first: dict, second: dict) -> dict:
+    """What two parts of a model found: scalars of one name are summed, new statistics stand side by side."""
+    joined = {**first, **second}
+    for name in first.keys() & second.keys():
+        joined[name] = {**first[name], **second[name]} if name == "stats" else first[name] + second[name]
+    return joined
 
 
 @config
@@ -54,30 +142,39 @@ class CausalLM(Task):
     smoothing: float = 0.0
     z_loss: float = 0.0
 
-    def example(self, seed, batch, length, vocab):
-        tokens_Bl = np.random.default_rng(seed).integers(0, vocab, (batch, length + 1), np.int32)
-        return {
-            "tokens_BL": tokens_Bl[:, :-1],
-            "targets_BL": tokens_Bl[:, 1:],
-            "weights_BL": np.ones((batch, length), np.float32),
-            "segments_BL": np.ones((batch, length), np.int32),
-            "positions_BL": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
-            "bytes_BL": np.ones((batch, length), np.int32),
-        }
+    def loss(self, model, batch, key, dtype):
+        found = predict(self, model, batch, key, dtype, smoothing=self.smoothing, z_loss=self.z_loss)
+        del found.sums["rows"], found.sums["whole"]  # a packed row is no answer
+        return found
+
+
+@config
+class Answers(Task):
+    """Predict the targets that the data gives, at its own positions: a synthetic problem, or labels of tokens.
+
+    A row counts as whole where all its targets are hit.
+    """
 
     def loss(self, model, batch, key, dtype):
-        ctx = Context(
-            positions_BL=batch["positions_BL"],
-            segments_BL=batch.get("segments_BL"),
-            prefix_BL=batch.get("prefix_BL"),
-            key=key,
-            dtype=dtype,
-        )
-        hidden_BLD, aux = model(batch["tokens_BL"], ctx)
-        stats = aux.pop("stats", {})
-        weights_BL = batch["weights_BL"]
-        loss, sums = model.nll(hidden_BLD, batch["targets_BL"], weights_BL, self.smoothing, self.z_loss)
-        weight = weights_BL.sum()
-        if "bytes_BL" in batch:
-            sums["bytes"] = batch["bytes_BL"].sum()
-        return Outcome(loss, weight, {**sums, **aux}, stats)
+        return predict(self, model, batch, key, dtype)
+
+
+@config
+class PrefixLM(Task):
+    """Predict what follows a prefix that every token of its document may see (Raffel et al., 2020).
+
+    A random number of a row's first tokens is prefix; the model's attention has `view=Prefix()`.
+    """
+
+    def prepare(self, example, random, pieces):
+        length = int((example["segments_L"] > 0).sum())
+        cut = int(random.integers(1, max(length, 2)))
+        place_L = np.arange(len(example["tokens_L"]))
+        weights_L = example["weights_L"] * (place_L >= cut - 1)  # the prefix' last token predicts what follows
+        bytes_L = example["bytes_L"] * (place_L >= cut - 1)
+        return {**example, "prefix_L": place_L < cut, "weights_L": weights_L, "bytes_L": bytes_L}
+
+    def loss(self, model, batch, key, dtype):
+        found = predict(self, model, batch, key, dtype)
+        del found.sums["rows"], found.sums["whole"]
+        return found

@@ -21,14 +21,15 @@ import numpy as np
 
 from llmlab import axes
 from llmlab.config import nodes, put, swap
-from llmlab.cost import Shape, traced_flops
+from llmlab.cost import traced_flops
+from llmlab.data import Data, Supply
 from llmlab.mesh import Mesh
 from llmlab.models import Block, Decoder
 from llmlab.models.decoder import Model
 from llmlab.nn import FeedForward, Mixer, Segment, Stack, repeat
 from llmlab.nn.module import Rngs, abstract, merge, specs, split
 from llmlab.nn.parts import Context
-from llmlab.tasks import CausalLM, Task
+from llmlab.tasks import CausalLM, Task, example_batch
 
 LENGTH, BATCH = 16, 8
 
@@ -42,16 +43,20 @@ class NotApplicable(Exception):
 
 
 class Subject:
-    """A model under test: at most two repeats of each pattern, with parameters, and a task to give it batches."""
+    """A model under test: at most two repeats of each pattern, with parameters, and a task to give it batches.
 
-    def __init__(self, model: Model, task: Task = CausalLM()):
+    data: what the task's batches are made of, its `length` in particular.
+    """
+
+    def __init__(self, model: Model, task: Task = CausalLM(), data: Supply = Data(length=LENGTH)):
         self.config = swap(model, Segment, lambda s: dataclasses.replace(s, repeats=min(s.repeats, 2)))
         self.task = task
         self.model = abstract(self.config.build)
         self.structure = split(self.model)[0]
         build = lambda key: split(self.config.build(Rngs(params=key)))[1:]
         self.params, self.stats = jax.jit(build)(jax.random.key(0))
-        self.batch = task.example(0, BATCH, LENGTH, self.config.vocab)
+        self.data = data
+        self.batch = example_batch(task, data, self.config.vocab, BATCH)
         self.declared = self.config.declared()
 
     @property
@@ -69,18 +74,24 @@ class Subject:
     def gradients(self):
         return jax.jit(jax.value_and_grad(self.loss))(self.params)
 
+    def context(self, model, rows: int = BATCH, **changes) -> Context:
+        """What the task tells the layers of its first rows, with whole rows that begin at position 0."""
+        batch = {name: a[:rows] for name, a in self.batch.items()}
+        ctx, _ = self.task.context(model, batch, None, changes.pop("dtype", "float32"))
+        positions_BL = jnp.broadcast_to(jnp.arange(ctx.positions_BL.shape[1]), ctx.positions_BL.shape)
+        return dataclasses.replace(ctx, **{"positions_BL": positions_BL, "segments_BL": None} | changes)
+
     def reach(self, segments_L=None) -> np.ndarray:
         """|d output[l] / d input[M]| of one row, through everything between embedding and head."""
-        tokens_1L = self.tokens_BL[:1]
-        positions_L, segments_BL = np.arange(LENGTH), None
+        tokens_1L, changes = self.tokens_BL[:1], {}
         if segments_L is not None:  # sorted, so that its documents begin where each number first stands
-            positions_L = positions_L - np.searchsorted(segments_L, segments_L)
-            segments_BL = jnp.asarray(segments_L)[None]
-        ctx = Context(positions_BL=jnp.asarray(positions_L)[None], segments_BL=segments_BL)
+            positions_L = np.arange(len(segments_L)) - np.searchsorted(segments_L, segments_L)
+            changes = {"positions_BL": jnp.asarray(positions_L)[None], "segments_BL": jnp.asarray(segments_L)[None]}
 
         @jax.jit
         def reach(params):
             model = self.merged(params)
+            ctx = self.context(model, rows=1, **changes)
             x_1MD = model.embed(tokens_1L, ctx)
             weights_D = jax.random.normal(jax.random.key(1), x_1MD.shape[-1:])
             outputs = lambda x: model.body(x, ctx)[0][0] @ weights_D
@@ -104,8 +115,8 @@ def check_isolation(subject: Subject) -> str:
     """Documents packed in one row do not see each other."""
     if not subject.declared.isolated:
         raise NotApplicable("it declares that packed documents see each other")
-    cut = LENGTH // 2 - 1
-    segments_L = np.where(np.arange(LENGTH) < cut, 1, 2)
+    length = subject.tokens_BL.shape[1]
+    segments_L = np.where(np.arange(length) < length // 2 - 1, 1, 2)
     reach_lM = subject.reach(segments_L)
     across_lM = np.where(segments_L[:, None] != segments_L[None], reach_lM, 0)
     if across_lM.max() > 0:
@@ -118,32 +129,33 @@ def check_decode(subject: Subject) -> str:
     """Prefill and step-by-step decoding give what the parallel form gives, with prompts of different lengths."""
     if not subject.declared.decodable:
         raise NotApplicable("it declares that it is not decodable")
-    prefill, pad = 5, 3
+    prefill, pad, length = 5, 3, subject.tokens_BL.shape[1]
 
     @jax.jit
     def both(params):
         model, tokens_BL = subject.merged(params), subject.tokens_BL
-        positions_BL = jnp.broadcast_to(jnp.arange(LENGTH), tokens_BL.shape)
-        whole_BLD, _ = model(tokens_BL, Context(positions_BL=positions_BL))
+        whole = subject.context(model)
+        whole_BLD, _ = model(tokens_BL, whole)
         shift_B1 = jnp.where(jnp.arange(BATCH) % 2, pad, 0)[:, None]  # odd rows begin with padding
-        positions_BL = jnp.arange(LENGTH + pad)[None] - pad + jnp.zeros_like(shift_B1)
+        positions_BL = jnp.arange(length + pad)[None] - pad + jnp.zeros_like(shift_B1)
         positions_BL = jnp.where(shift_B1 > 0, positions_BL, positions_BL + pad)
-        index_BL = jnp.clip(positions_BL, 0, LENGTH - 1)
+        index_BL = jnp.clip(positions_BL, 0, length - 1)
         moved_BL = jnp.take_along_axis(tokens_BL, index_BL, 1)
         positions_BL = jnp.where(positions_BL < 0, -1, positions_BL)
-        ctx = Context(positions_BL=positions_BL[:, :prefill])
-        state = model.start(BATCH, LENGTH + pad, ctx)
+        here = lambda places_BL: dataclasses.replace(whole, positions_BL=places_BL, prefix_BL=None)
+        ctx = here(positions_BL[:, :prefill])
+        state = model.start(BATCH, length + pad, ctx)
         first, state = model.extend(moved_BL[:, :prefill], state, ctx)
 
         def step(state, at):
             part = lambda a_BL: jax.lax.dynamic_slice_in_dim(a_BL, at, 1, axis=1)
-            y_BLD, state = model.extend(part(moved_BL), state, Context(positions_BL=part(positions_BL)))
+            y_BLD, state = model.extend(part(moved_BL), state, here(part(positions_BL)))
             return state, y_BLD[:, 0]
 
-        _, rest_LBD = jax.lax.scan(step, state, jnp.arange(prefill, LENGTH))
+        _, rest_LBD = jax.lax.scan(step, state, jnp.arange(prefill, length))
         stepped_BLD = jnp.concatenate([first, jnp.moveaxis(rest_LBD, 0, 1)], axis=1)
-        expected_BLD = jnp.take_along_axis(whole_BLD, index_BL[:, :LENGTH, None], 1)
-        wrong_BL = jnp.where(positions_BL[:, :LENGTH] >= 0, jnp.abs(stepped_BLD - expected_BLD).max(-1), 0)
+        expected_BLD = jnp.take_along_axis(whole_BLD, index_BL[:, :length, None], 1)
+        wrong_BL = jnp.where(positions_BL[:, :length] >= 0, jnp.abs(stepped_BLD - expected_BLD).max(-1), 0)
         return wrong_BL, jnp.abs(whole_BLD).max()
 
     wrong_BL, size = map(np.asarray, both(subject.params))
@@ -159,7 +171,7 @@ def check_scan(subject: Subject) -> str:
     if not any(isinstance(node, Stack) for _, node in nodes(subject.config)):
         raise NotApplicable("it has no stack")
     unrolled = swap(subject.config, Stack, lambda stack: dataclasses.replace(stack, unroll=0))
-    twin = Subject(unrolled, subject.task)
+    twin = Subject(unrolled, subject.task, subject.data)
     loss, grads = jax.jit(jax.value_and_grad(twin.loss))(subject.params)
     return _equal("the scan differs from the loop over layers", subject.gradients, (loss, grads), 1e-4)
 
@@ -235,7 +247,7 @@ def check_restore(subject: Subject) -> str:
 
 def check_flops(subject: Subject) -> str:
     """The FLOPs that parts declare as executed are those of the matrix products in the traced program."""
-    declared = subject.model.cost(Shape(BATCH, LENGTH)).executed
+    declared = subject.model.cost(subject.task.shape(subject.batch)).executed
     traced = traced_flops(subject.loss, subject.params)
     if declared != traced:
         raise Violation(f"declares {declared:,.0f} executed FLOPs, and the traced program has {traced:,}")
@@ -259,9 +271,8 @@ def check_precision(subject: Subject) -> str:
     @jax.jit
     def difference(params):
         tokens_BL, model = subject.tokens_BL, subject.merged(params)
-        positions_BL = jnp.broadcast_to(jnp.arange(LENGTH), tokens_BL.shape)
         exact, half = (
-            model(tokens_BL, Context(positions_BL=positions_BL, dtype=dtype))[0].astype(jnp.float32)
+            model(tokens_BL, subject.context(model, dtype=dtype))[0].astype(jnp.float32)
             for dtype in ("float32", "bfloat16")
         )
         return jnp.linalg.norm(half - exact) / jnp.linalg.norm(exact)
@@ -273,8 +284,8 @@ def check_precision(subject: Subject) -> str:
 
 
 def check_start(subject: Subject) -> str:
-    """An untrained model knows nothing: its loss is near ln V."""
-    loss, expected = float(subject.gradients[0]), math.log(subject.config.vocab)
+    """An untrained model knows nothing: its loss is near ln V, the entropy of all its choices."""
+    loss, expected = float(subject.gradients[0]), math.log(subject.config.outcomes)
     if not abs(loss - expected) < 0.5:
         raise Violation(f"the loss of the initial parameters is {loss:.3f}; ln V is {expected:.3f}")
     return f"{loss:.3f}, ln V = {expected:.3f}"
@@ -294,9 +305,14 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 }
 
 
-def check_model(model: Model, task: Task = CausalLM(), only: Iterable[str] | None = None) -> dict[str, str]:
+def check_model(
+    model: Model,
+    task: Task = CausalLM(),
+    only: Iterable[str] | None = None,
+    data: Supply = Data(length=LENGTH),
+) -> dict[str, str]:
     """{check: what was seen}. Raises the first Violation; checks that do not apply say why."""
-    subject, found = Subject(model, task), {}
+    subject, found = Subject(model, task, data), {}
     for name in only or CHECKS:
         try:
             found[name] = CHECKS[name](subject)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
+
+import numpy as np
 
 from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.config import Config, config
-from llmlab.data import Data
+from llmlab.cost import Shape
+from llmlab.data import Data, Dataset, Supply
 from llmlab.mesh import Mesh
 from llmlab.models.decoder import Decoder, Model
 from llmlab.optim import AdamW, Optimizer
-from llmlab.tasks import CausalLM, Task
+from llmlab.tasks import CausalLM, Task, example_batch
 
 
 class Guard(Config):
@@ -63,7 +67,7 @@ class Experiment(Config):
 
     model: Model = Decoder()
     task: Task = CausalLM()
-    data: Data = Data()
+    data: Supply = Data()
     optim: Optimizer = AdamW()
     train: Train = Train()
     mesh: Mesh = Mesh()
@@ -75,3 +79,30 @@ class Experiment(Config):
             raise ValueError(
                 f"train.accumulate is {self.train.accumulate}, which does not divide data.batch = {self.data.batch}"
             )
+
+    def open_data(self, report=print) -> Dataset:
+        """The data, with examples as the task wants them."""
+        return self.data.open(self.task.prepare, report=report)
+
+    def example(self, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """A random batch of the shapes and types of training; no data is opened."""
+        return example_batch(self.task, self.data, self.data.vocab + self.task.extra, rows, seed)
+
+    def shape(self, rows: int, itemsize: int = 4) -> Shape:
+        """The work of a batch of so many rows."""
+        one = self.task.shape(self.example(rows=1))
+        return dataclasses.replace(one, batch=rows, itemsize=itemsize)
+
+
+def check_vocab(experiment: Experiment) -> None:
+    """Raises ValueError unless the model has exactly the ids of the data and those that the task adds. Rows that only
+    pad the embedding for the hardware are a setting of the embedding and are not counted."""
+    data, task, model = experiment.data, experiment.task, experiment.model
+    wanted = data.vocab + task.extra
+    if model.vocab != wanted:
+        added = f", {type(task).__name__} adds {task.extra}" if task.extra else ""
+        source = type(getattr(data, "tokenizer", data)).__name__
+        raise ValueError(
+            f"{source} has a vocabulary of {data.vocab}{added}, and the model one of {model.vocab}; "
+            f"set the model's to {wanted} (--model.vocab {wanted})"
+        )

@@ -9,10 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llmlab.data import check_vocab
 from llmlab.kernels.receipt import receipt
 from llmlab.train.checkpoint import Checkpoints
-from llmlab.train.experiment import Experiment
+from llmlab.train.experiment import Experiment, check_vocab
 from llmlab.train.feed import Feed
 from llmlab.train.meter import Meter
 from llmlab.train.metrics import Log
@@ -35,10 +34,10 @@ class Result:
 def train(experiment: Experiment, directory: Path, file: Path | None = None, fresh=False, wandb=None) -> Result:
     """Trains, or goes on with, the run in `directory`; see llmlab/train/run.py for what it may find there."""
     settings = experiment.train
-    check_vocab(experiment.data.tokenizer, experiment.model.vocab)
+    check_vocab(experiment)
     program = Program(experiment, experiment.mesh.build())
     program.rows(experiment.data.batch // settings.accumulate, experiment.data.length)  # refused before a run begins
-    dataset = experiment.data.open(report=print if jax.process_index() == 0 else lambda _: None)
+    dataset = experiment.open_data(print if jax.process_index() == 0 else lambda _: None)
     check_prompt(experiment, program, dataset)
     with contextlib.ExitStack() as stack:
         run = Run(directory, experiment, file)
@@ -53,7 +52,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
         stack.callback(feed.close)
         meter = Meter(program, log, skipped)
         signals, kernels = stack.enter_context(Signals()), stack.enter_context(receipt())
-        validation, step, text = {}, start, dataset.fingerprint()
+        validation, step, text = {}, start, dataset.fingerprint
         log.start(step)
         while True:
             last, stop = step == settings.steps, signals.asked(step)
@@ -104,7 +103,7 @@ def begin(program: Program, dataset, checkpoints: Checkpoints, run: Run, resume:
             "start over with --fresh, or give another directory with --run"
         )
     state, saved = checkpoints.restore(step, program.abstract_state)
-    if saved["data"] != dataset.fingerprint():
+    if saved["data"] != dataset.fingerprint:
         raise RunError(
             f"{run.directory} was trained on other text than its source gives now; "
             "restore the text, start over with --fresh, or give another directory with --run"

@@ -15,7 +15,6 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llmlab import axes
-from llmlab.cost import Shape
 from llmlab.nn.module import Rngs, Statistic, abstract, merge, specs, split
 from llmlab.optim import state_shardings
 from llmlab.train.experiment import Experiment
@@ -172,7 +171,7 @@ class Program:
     @functools.cached_property
     def flops_per_row(self) -> float:
         """Algorithmic training FLOPs of one row of the batch: three times the forward pass."""
-        return 3 * self.model.cost(Shape(batch=1, length=self.experiment.data.length)).algorithmic
+        return 3 * self.model.cost(self.experiment.shape(rows=1)).algorithmic
 
 
 def precision(name: str, mesh: jax.sharding.Mesh) -> str:

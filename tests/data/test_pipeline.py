@@ -25,7 +25,7 @@ def dataset(texts, tmp_path):
 
     def open_(**values):
         data = Data(**{"source": source, "tokenizer": Bytes(), "batch": 4, "length": 16} | values)
-        return data.open(tmp_path, report=lambda line: None)
+        return data.open(cache=tmp_path, report=lambda line: None)
 
     return open_
 
@@ -38,7 +38,7 @@ def take(batches, count):
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_order_does_not_depend_on_restart_or_processes(dataset, packing):
     opened = dataset(packing=packing)
-    count = 3 * len(opened.examples) // 4 + 2  # into the fourth epoch
+    count = 3 * len(opened.examples["train"]) // 4 + 2  # into the fourth epoch
     whole = take(opened.train(), count)
     assert whole[0].shape == (4, 16) and whole[0].dtype == np.int32 and type(whole[0]) is np.ndarray
     batches = opened.train()
@@ -58,7 +58,7 @@ def test_order_does_not_depend_on_workers(dataset):
 
 def test_each_epoch_is_whole_and_in_its_own_order(dataset):
     opened = dataset(batch=1)
-    size = len(opened.examples)
+    size = len(opened.examples["train"])
     epochs = np.reshape(take(opened.train(), 3 * size), (3, size, 16)).tolist()
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
@@ -73,7 +73,7 @@ def test_validation_covers_every_token_once(dataset, packing):
     batches = list(opened.validation())
     assert all(array.shape == (4, 16) for batch in batches for array in batch.values())
     joined = {name: np.concatenate([batch[name].ravel() for batch in batches]) for name in batches[0]}
-    tokens_T = opened.corpora["validation"].tokens_T  # 51 and 34: two documents with their ends
+    tokens_T = opened.examples["validation"].examples.corpus.tokens_T  # 51 and 34: two documents with their ends
     assert len(tokens_T) == 85 and len(batches) == 2
     np.testing.assert_array_equal(joined["targets_BL"][:84], tokens_T[1:])
     assert joined["weights_BL"].sum() == 83 and joined["weights_BL"][50] == 0  # all but the first of each document
@@ -86,18 +86,27 @@ def test_validation_covers_every_token_once(dataset, packing):
         np.testing.assert_array_equal(np.concatenate([low["targets_BL"], high["targets_BL"]]), batch["targets_BL"])
 
 
-def test_fingerprint_and_sizes(dataset):
+def test_fingerprint(dataset):
     opened = dataset()
-    assert opened.fingerprint() == dataset(batch=2, workers=3).fingerprint()
+    assert opened.fingerprint == dataset(batch=2, workers=3).fingerprint
     changes = [{"seed": 1}, {"length": 8}, {"packing": Planned()}]
-    assert len({opened.fingerprint(), *(dataset(**change).fingerprint() for change in changes)}) == 4
-    assert opened.sizes()["validation"] == {
-        "documents": 2,
-        "tokens": 85,
-        "bytes": 83,
-        "bytes_per_token": 83 / 85,
-        "examples": 6,
-    }
+    assert len({opened.fingerprint, *(dataset(**change).fingerprint for change in changes)}) == 4
+
+
+def test_what_the_task_draws_is_a_function_of_the_global_index(dataset, tmp_path):
+    def noisy(example, random, pieces):
+        assert len(pieces) == 257
+        return {"tokens_L": example["tokens_L"][:3] + random.integers(0, 99, 3), "label": random.integers(0, 9)}
+
+    open_noisy = lambda: dataset().data.open(noisy, cache=tmp_path, report=lambda line: None)
+    size = len(open_noisy().examples["train"])
+    whole = take(open_noisy().train(), size)  # 4 epochs in batches of 4
+    np.testing.assert_array_equal(take(open_noisy().train(start=8), 2), whole[2:4])
+    assert next(open_noisy().train())["label_B"].shape == (4,) and whole[0].shape == (4, 3)
+    rows = np.concatenate(whole)
+    assert len({tuple(row) for row in rows.tolist()}) > size  # not the same noise in each epoch
+    first, last = (list(open_noisy().validation()) for _ in range(2))
+    assert all(np.array_equal(a["tokens_BL"], b["tokens_BL"]) for a, b in zip(first, last))
 
 
 def test_messages(dataset):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmlab.data import Bytes, Characters, DataError, SentencePiece, check_vocab
+from llmlab.data import Bytes, Characters, DataError, SentencePiece
 
 HARD = "tab\there  two\n\n   lines \r\n é😀 a\u2581b \ufeff nul\0 \u2047 </s><0x41><unk> end "
 
@@ -110,11 +110,3 @@ def test_stream_holds_back_half_characters(trained):
     shown = [stream.push([index]) for index in trained.encode("ké😀ka")]
     assert "".join(shown) == "ké😀ka" and not any("\ufffd" in text for text in shown) and "" in shown
     assert stream.push([]) == "" and trained.stream().push([2 + 0xC3], final=True) == "\ufffd"
-
-
-def test_vocabulary_of_the_model():
-    check_vocab(Bytes(), 257)
-    with pytest.raises(
-        ValueError, match="Bytes has a vocabulary of 257 and the model one of 2048; .*--model.vocab 257"
-    ):
-        check_vocab(Bytes(), 2048)

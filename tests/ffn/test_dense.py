@@ -9,8 +9,8 @@ import pytest
 
 from llmlab.cost import Shape
 from llmlab.ffn import Gated, Mlp
-from llmlab.ffn.dense import ACTIVATIONS, Activation
 from llmlab.nn import Context, Fill
+from llmlab.nn.activation import ACTIVATIONS, Activation
 from llmlab.nn.module import Rngs
 
 DIMS = {"D": 6, "N": 1}

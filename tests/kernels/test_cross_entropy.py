@@ -40,8 +40,9 @@ def plain(form: Form, x_BLD, w_VD, bias_V):
     loss_BL = optax.softmax_cross_entropy(logits_BLV, smooth_BLV)
     loss_BL += form.z_loss * jax.nn.logsumexp(logits_BLV, axis=-1) ** 2
     nll_BL = optax.softmax_cross_entropy(logits_BLV, labels_BLV)
-    sums = {"nll": nll_BL, "correct": logits_BLV.argmax(-1) == TARGETS_BL}
-    return (loss_BL * WEIGHTS_BL).sum(), {name: (a_BL * WEIGHTS_BL).sum() for name, a_BL in sums.items()}
+    hits_BL = logits_BLV.argmax(-1) == TARGETS_BL
+    sums = {"nll": (nll_BL * WEIGHTS_BL).sum(), "correct": (hits_BL * WEIGHTS_BL).sum(), "hits_BL": hits_BL}
+    return (loss_BL * WEIGHTS_BL).sum(), sums
 
 
 def fused(form: Form, x_BLD, w_VD, bias_V):

@@ -107,7 +107,7 @@ def test_wiring(wiring, formula, norms):
     expected_BLD = formula(X, past, lambda x: x**3)
     np.testing.assert_allclose(y_BLD, expected_BLD, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stepped_BLD, expected_BLD, rtol=1e-4, atol=1e-5)
-    assert len(specs(block)) == norms and block.letters == {"sum": "BD"}
+    assert len(specs(block)) == norms and block.letters == {"mixer": {"sum": "BD"}}
     assert (aux["seen"], aux["load"], aux["parts"]) == (3, 5, 2)  # one name of both is summed
 
 

@@ -50,6 +50,6 @@ def test_statistics_are_updated_and_saved_with_the_run(tiny, tmp_path, caches):
 def test_a_statistic_that_the_model_has_not_is_refused(tiny):
     experiment = put(tiny(), PLACE, Counting(name="cuont"))
     program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
-    batch = experiment.task.example(0, 8, 16, 257)
+    batch = experiment.example(8)
     with pytest.raises(KeyError, match="stats.stack.segments.0.0.ffn: .*'cuont'.*'count'"):
         jax.eval_shape(program._step, program.abstract_state, batch)
