@@ -8,47 +8,54 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import tyro
-
 from llmlab.cli import EXIT_CONFIG
-from llmlab.cli.leaves import mirror, restore
+from llmlab.config import REQUIRED, flatten
 from llmlab.train.experiment import Experiment
-from llmlab.train.files import load_experiment
+from llmlab.train.files import load_experiment, split_target
 
 Flags = TypeVar("Flags")
 
 
-def parse(command: str, flags: type[Flags], arguments: list[str], demand=False) -> tuple[Flags, Experiment, Path]:
-    """(flags, experiment with its overrides, the experiment's file) of `command FILE [flags] [--leaf value ...]`.
+def parse(command: str, flags: type[Flags], arguments: list[str], demand=False) -> tuple[Flags, Experiment]:
+    """(flags, experiment with its overrides) of `command FILE[:function] [flags] [--leaf value ...]`.
 
     demand: leaves that the experiment leaves open must be given.
     """
-    file = target(command, "EXPERIMENT", arguments)
-    experiment = load_experiment(file)
-    return *override(f"llmlab {command} {file}", flags, experiment, arguments[1:], demand), file
+    given = target(command, "EXPERIMENT", arguments)
+    experiment = load_experiment(*split_target(given))
+    return override(f"llmlab {command} {given}", flags, experiment, arguments[1:], demand)
 
 
 def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[Flags, Experiment, Path]:
     """The same of `command RUN`, with the experiment that the run has saved."""
     from llmlab.train.run import load
 
-    directory = target(command, "RUN", arguments)
+    directory = Path(target(command, "RUN", arguments))
     return *override(f"llmlab {command} {directory}", flags, load(directory), arguments[1:], True), directory
 
 
-def target(command: str, kind: str, arguments: list[str]) -> Path:
+def target(command: str, kind: str, arguments: list[str]) -> str:
     if not arguments or arguments[0].startswith("-"):
-        what = "a Python file with config()" if kind == "EXPERIMENT" else "a directory that `llmlab train` wrote"
+        what = {
+            "EXPERIMENT": "a Python file with config(), or FILE:function",
+            "RUN": "a directory that `llmlab train` wrote",
+        }[kind]
         usage = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]"
         if arguments and arguments[0] in ("-h", "--help"):
             print(f"{usage}\n{kind}: {what}; `llmlab {command} {kind} --help` lists the flags and every leaf")
             raise SystemExit(0)
         raise ValueError(f"{kind} comes first, {what}\n{usage}")
-    return Path(arguments[0])
+    return arguments[0]
 
 
 def override(program: str, flags: type[Flags], experiment: Experiment, arguments: list[str], demand: bool):
     """(flags, experiment): what the arguments say of them; the experiment's own values are the defaults."""
+    if not arguments and not (demand and REQUIRED in flatten(experiment).values()):
+        return flags(), experiment  # nothing to parse, and no half second for it
+    import tyro
+
+    from llmlab.cli.leaves import mirror, restore
+
     kind, leaves = mirror(experiment, demand)
     bare = tyro.conf.arg(name="")
     both = dataclasses.make_dataclass("Both", [("flags", Annotated[flags, bare]), ("leaves", Annotated[kind, bare])])
@@ -75,6 +82,7 @@ def set_up(cpu_devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_directory(file: Path) -> Path:
-    """Where an experiment's run goes unless --run says: runs/<name of the file>."""
-    return Path(os.environ.get("LLMLAB_RUNS", "runs")) / Path(file).stem
+def run_directory(file: Path, name: str = "config") -> Path:
+    """Where an experiment's run goes unless --run says: runs/<file>, or runs/<file>-<function> if one is named."""
+    stem = Path(file).stem if name == "config" else f"{Path(file).stem}-{name}"
+    return Path(os.environ.get("LLMLAB_RUNS", "runs")) / stem

@@ -20,15 +20,15 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
-    flags, experiment, _ = parse("check", Flags, arguments)
+    flags, experiment = parse("check", Flags, arguments)
     set_up(flags.cpu_devices)
-    from llmlab.testing.contract import CHECKS, NotApplicable, Subject, Violation
+    from llmlab.testing.contract import CHECKS, LENGTH, NotApplicable, Subject, Violation
 
     unknown = [name for name in flags.only if name not in CHECKS]
     if unknown:
         raise ValueError(f"there is no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
     jax.config.update("jax_default_matmul_precision", "highest")
-    subject, failed = Subject(experiment.model, experiment.task), 0
+    subject, failed = Subject(experiment.model, experiment.task, experiment.data.short(LENGTH)), 0
     for name in flags.only or CHECKS:
         try:
             mark, seen = "holds", CHECKS[name](subject)

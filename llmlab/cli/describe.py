@@ -29,7 +29,7 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
-    flags, experiment, _ = parse("describe", Flags, arguments)
+    flags, experiment = parse("describe", Flags, arguments)
     console = Console(soft_wrap=True, highlight=False, width=160)
     sizes = experiment.mesh.resolve(flags.devices)
     found = Description(experiment, sizes)

@@ -30,19 +30,21 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
-    flags, experiment, file = parse("train", Flags, arguments, demand=True)
+    flags, experiment = parse("train", Flags, arguments, demand=True)
     set_up(flags.cpu_devices)
     from llmlab.mesh import start_processes
+    from llmlab.train.files import split_target
     from llmlab.train.finish import finish
     from llmlab.train.loop import train
 
     started = start_processes(flags.coordinator, flags.processes, flags.process)
     if started != "one process":
         print(started)
-    directory = flags.run or run_directory(file)
+    file, name = split_target(arguments[0])
+    directory = flags.run or run_directory(file, name)
     result = train(experiment, directory, file, flags.fresh, flags.wandb)
     if not result.finished:
-        print(f"stopped and saved; `llmlab train {file} --run {directory}` goes on")
+        print(f"stopped and saved; `llmlab train {arguments[0]} --run {directory}` goes on")
         return EXIT_STOPPED
     finish(result, directory)
     return 0

@@ -49,6 +49,10 @@ class Supply(Config):
         """A random example of the shapes and types that the data gives, without opening it: for checks and plans."""
         raise TypeError(f"{type(self).__name__} must define sample(random, vocab)")
 
+    def short(self, length: int) -> Supply:
+        """The same with examples of so few positions, where that can be chosen: for checks."""
+        return self
+
 
 @config
 class Data(Supply):
@@ -90,6 +94,9 @@ class Data(Supply):
             split: self.pack(self.packing if split == "train" else Chunks(), corpora[split], split) for split in SPLITS
         }
         return Dataset(self, encoder, examples, fingerprint, prepare)
+
+    def short(self, length):
+        return dataclasses.replace(self, length=length)
 
     def pack(self, packing: Packing, corpus: Corpus, split: str) -> Examples:
         """The examples of a split; validation is cut into windows that do not overlap, whatever packing trains."""

@@ -55,7 +55,7 @@ class Encoder:
         return self.encode_text(text.encode() if isinstance(text, str) else text)
 
     def decode(self, ids) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD, special ids nothing."""
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD, special ids and those of a task nothing."""
         return self.stream().push(ids, final=True)
 
     def stream(self) -> Stream:
@@ -76,7 +76,8 @@ class Stream:
 
     def push(self, ids, final: bool = False) -> str:
         """The text that these further ids complete; with `final` also U+FFFD for a character cut short."""
-        text = b"".join(self._pieces[index] for index in np.asarray(ids, np.int64).tolist())
+        known = [index for index in np.asarray(ids, np.int64).tolist() if index < len(self._pieces)]
+        text = b"".join(self._pieces[index] for index in known)
         if self._indent and text:
             text, self._indent = text.removeprefix(b" "), False
         return self._decoder.decode(text, final)

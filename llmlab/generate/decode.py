@@ -1,11 +1,13 @@
 """Generation: one prefill of the prompts, then one position at a time on the cached state.
 
 Prompts of different lengths stand at the right end of their rows; what is left of them is padding, which has negative
-positions and is seen by no layer. Tokens come in chunks of a scan, so that Python does not run between two tokens.
+positions and is seen by no layer. Sources of an encoder stand at the left, and are read once. Tokens come in chunks of
+a scan, so that Python does not run between two tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -27,7 +29,7 @@ class Generator:
     def __init__(self, structure, params: dict, stats: dict, mesh: jax.sharding.Mesh, rules: Rules, dtype: str):
         self.structure, self.params, self.stats = structure, params, stats
         self.mesh, self.rules, self.dtype = mesh, rules.relaxed("BLM"), dtype
-        self.prefill = jax.jit(self._prefill, static_argnums=(5, 6))
+        self.prefill = jax.jit(self._prefill, static_argnums=(4, 5))
         self.extend = jax.jit(self._extend, static_argnums=(5, 6), donate_argnums=2)
 
     @classmethod
@@ -45,30 +47,18 @@ class Generator:
         sampling: Sampling = Sampling(),
         stop: Sequence[int] = (),
         seed: int = 0,
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yields new tokens as they come, arrays of (rows, 1 to CHUNK) ids; -1 after a row's stop token.
 
-        most: new tokens of a row at most. stop: ids that end a row (they are given too). Raises ValueError for an
-        empty prompt and for `most` below 1.
+        most: new tokens of a row at most. stop: ids that end a row (they are given too). sources: what an encoder
+        reads, one for each prompt. Raises ValueError for an empty prompt or source and for `most` below 1.
         """
-        if most < 1:
-            raise ValueError(f"generation gives 1 new token or more, not {most}")
-        for number, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise ValueError(f"prompt {number} holds no tokens; generation needs at least one to start from")
-        length = max(map(len, prompts))
-        longest = self.check_length(length + most)
-        padded = 1 << (length - 1).bit_length()  # few lengths, so that prefill compiles seldom
-        padded = min(padded, longest or padded)
-        tokens_BL = np.zeros((len(prompts), padded), np.int32)
-        positions_BL = np.full((len(prompts), padded), -1, np.int32)
-        for row, prompt in enumerate(prompts):
-            tokens_BL[row, -len(prompt) :] = prompt
-            positions_BL[row, -len(prompt) :] = np.arange(len(prompt))
+        rows = self.rows(prompts, most, sources)
         stop = tuple(sorted(stop))
-        slots = padded + -(-most // CHUNK) * CHUNK
+        slots = rows["tokens_BL"].shape[1] + -(-most // CHUNK) * CHUNK
         key = jax.random.key(seed)
-        tokens_B, carry = self.prefill(self.params, self.stats, tokens_BL, positions_BL, key, slots, sampling)
+        tokens_B, carry = self.prefill(self.params, self.stats, rows, key, slots, sampling)
         done_B = jnp.isin(tokens_B, jnp.array(stop)) if stop else jnp.zeros(len(prompts), bool)
         yield np.asarray(tokens_B)[:, None]
         given, carry = 1, (tokens_B, done_B, *carry)
@@ -76,6 +66,34 @@ class Generator:
             new_BL, carry = self.extend(self.params, self.stats, carry, key, given, sampling, stop)
             yield np.asarray(new_BL)[:, : most - given]
             given += CHUNK
+
+    def rows(self, prompts, most: int, sources=None) -> dict[str, np.ndarray]:
+        """Prompts, and sources if there are any, as arrays."""
+        if most < 1:
+            raise ValueError(f"generation gives 1 new token or more, not {most}")
+        for kind, given in (("prompt", prompts), ("source", sources or ())):
+            for number, ids in enumerate(given):
+                if len(ids) == 0:
+                    raise ValueError(f"{kind} {number} holds no tokens; generation needs at least one to start from")
+        length = max(map(len, prompts))
+        longest = self.check_length(length + most)
+        padded = min(few(length), longest or few(length))
+        rows = {
+            "tokens_BL": np.zeros((len(prompts), padded), np.int32),
+            "positions_BL": np.full((len(prompts), padded), -1, np.int32),
+        }
+        for row, prompt in enumerate(prompts):
+            rows["tokens_BL"][row, -len(prompt) :] = prompt
+            rows["positions_BL"][row, -len(prompt) :] = np.arange(len(prompt))
+        if sources is None:
+            return rows
+        size = few(max(map(len, sources)))
+        for name in ("source_BM", "source_segments_BM"):
+            rows[name] = np.zeros((len(prompts), size), np.int32)
+        for row, source in enumerate(sources):
+            rows["source_BM"][row, : len(source)] = source
+            rows["source_segments_BM"][row, : len(source)] = 1
+        return rows
 
     def check_length(self, length: int) -> int | None:
         """The most positions of the model, None for no limit. Raises ValueError when `length` is more."""
@@ -92,16 +110,10 @@ class Generator:
         rows = np.concatenate(list(self.stream(prompts, most, **options)), axis=1)
         return [[int(token) for token in row if token >= 0] for row in rows]
 
-    def _prefill(self, params, stats, tokens_BL, positions_BL, key, slots: int, sampling: Sampling):
+    def _prefill(self, params, stats, rows, key, slots: int, sampling: Sampling):
         with axes.use(self.mesh, self.rules):
-            model = merge(self.structure, params, stats)
-            ctx = Context(positions_BL=positions_BL, dtype=self.dtype)
-            state = model.start(tokens_BL.shape[0], slots, ctx)
-            state = jax.tree.map(axes.shard, state, model.letters)
-            hidden_BLD, state = model.extend(tokens_BL, state, ctx)
-            logits_BV = model.logits(hidden_BLD[:, -1:])[:, 0]
-            tokens_B = sampling(logits_BV, jax.random.fold_in(key, 0))
-            return tokens_B, (positions_BL[:, -1] + 1, state)
+            logits_BV, positions_B, state = begin(merge(self.structure, params, stats), rows, slots, self.dtype)
+            return sampling(logits_BV, jax.random.fold_in(key, 0)), (positions_B, state)
 
     def _extend(self, params, stats, carry, key, given, sampling: Sampling, stop: tuple[int, ...]):
         with axes.use(self.mesh, self.rules):
@@ -119,3 +131,25 @@ class Generator:
 
             carry, new_LB = jax.lax.scan(one, carry, given + jnp.arange(CHUNK))
             return new_LB.T, carry
+
+
+def begin(model, rows: dict[str, jax.Array], slots: int, dtype):
+    """(logits_BV after the prompts, the next positions_B, decode state); an encoder reads its sources here, once."""
+    tokens_BL, positions_BL = rows["tokens_BL"], rows["positions_BL"]
+    ctx = start = Context(positions_BL=positions_BL, dtype=dtype)
+    if "source_BM" in rows:
+        source_BM, segments_BM = rows["source_BM"], rows["source_segments_BM"]
+        positions_BM = jnp.broadcast_to(jnp.arange(source_BM.shape[1]), source_BM.shape)
+        memory_BMD, _ = model.encode(
+            source_BM, Context(positions_BL=positions_BM, segments_BL=segments_BM, dtype=dtype)
+        )
+        start = dataclasses.replace(ctx, memory_BMD=memory_BMD, memory_segments_BM=segments_BM)
+    state = model.start(tokens_BL.shape[0], slots, start)
+    state = jax.tree.map(axes.shard, state, model.letters)
+    hidden_BLD, state = model.extend(tokens_BL, state, ctx)
+    return model.logits(hidden_BLD[:, -1:])[:, 0], positions_BL[:, -1] + 1, state
+
+
+def few(length: int) -> int:
+    """The next power of two: few lengths, so that prefill compiles seldom."""
+    return 1 << (length - 1).bit_length()

@@ -6,6 +6,7 @@ Letters of this file: J, query heads that share one key/value head (H = G x J).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 from llmlab.cost import visible_pairs
+from llmlab.kernels.matmul import add_bias
 from llmlab.kernels.receipt import note
 
 save_only_these_names = jax.checkpoint_policies.save_only_these_names
@@ -20,6 +22,7 @@ HIDDEN = -1e30  # the score of a pair that is not visible; finite, so that an em
 TILES = 4  # causal rows are computed in at most this many tiles of queries, each with the keys it can see
 SMALLEST_TILE = 128
 LONG = 512
+BLOCK = 256  # rows longer than LONG that cannot be cut so are scanned in blocks of at most this many queries
 
 
 @jax.tree_util.register_dataclass
@@ -45,11 +48,15 @@ class Mask:
         """Whether order is the index in the row."""
         return self.order_BL is None
 
+    def orders(self, queries: slice, keys: slice, length: int, memory: int) -> tuple[jax.Array, jax.Array]:
+        """(order_BL, order_BM) of a tile, B or 1 rows."""
+        if self.by_index:
+            return jnp.arange(length)[None, queries], jnp.arange(memory)[None, keys]
+        return self.order_BL[:, queries], self.order_BM[:, keys]
+
     def visible(self, queries: slice, keys: slice, length: int, memory: int) -> jax.Array | None:
         """Booleans over B, L, M (B or 1 rows) for a tile; None when every pair of the tile is visible."""
-        row, column = jnp.arange(length)[None, queries], jnp.arange(memory)[None, keys]
-        if not self.by_index:
-            row, column = self.order_BL[:, queries], self.order_BM[:, keys]
+        row, column = self.orders(queries, keys, length, memory)
         ahead_BLM = row[:, :, None] - column[:, None, :]
         terms = []
         if self.causal:
@@ -71,6 +78,18 @@ class Mask:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """What joins the scores after the softcap.
+
+    bias: a function (order_BL, order_BM) -> float32 of shape (B or 1, H, L, M); it is asked for one tile at a time.
+    sink_H: a logit of each head that takes part in every softmax and has no value, so that a head may look away.
+    """
+
+    bias: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    sink_H: jax.Array | None = None
+
+
 def attend(
     q_BLHK: jax.Array,
     k_BMGK: jax.Array,
@@ -79,27 +98,39 @@ def attend(
     scale: float,
     softcap: float | None = None,
     dropout: tuple[float, jax.Array] | None = None,
+    added: Added = Added(),
 ) -> jax.Array:
-    """softmax(q k^T scale) v over the visible pairs -> BLHK; H is a multiple of G.
+    """softmax(q k^T scale) v over the visible pairs -> BLHK; H is a multiple of G, and values may have another K.
 
     softcap: scores s become softcap * tanh(s / softcap) before the mask. dropout: (rate, key) on the probabilities.
     """
-    if _cudnn_serves(q_BLHK, mask, softcap, dropout):
+    if _cudnn_serves(q_BLHK, v_BMGK, mask, softcap, dropout, added):
         note("attention", "cuDNN flash attention")
         return _cudnn(q_BLHK, k_BMGK, v_BMGK, mask, scale)
     length, memory = q_BLHK.shape[1], k_BMGK.shape[1]
-    plan = tiles(length, memory, mask)
-    note("attention", f"XLA, {len(plan)} tile{'s' * (len(plan) > 1)} of queries")
-    rows = []
-    for number, (queries, keys) in enumerate(plan):
-        drawn = dropout and (dropout[0], jax.random.fold_in(dropout[1], number))
-        tile = lambda q, k, v, queries=queries, keys=keys, drawn=drawn: _tile(
-            q, k, v, mask.visible(queries, keys, length, memory), scale, softcap, drawn
-        )
+
+    def tile(q_BLHK, mask: Mask, queries: slice, keys: slice, number):
+        """Queries that are cut already, against a slice of the keys; `mask` is of `queries`' whole row."""
+
+        def run(q_BLHK, k_BMGK, v_BMGK):
+            orders = mask.orders(queries, keys, length, memory)
+            drawn = dropout and (dropout[0], jax.random.fold_in(dropout[1], number))
+            bias_BHLM = None if added.bias is None else added.bias(*orders)
+            visible_BLM = mask.visible(queries, keys, length, memory)
+            scores_BGJLM = _scores(q_BLHK, k_BMGK, scale, softcap, bias_BHLM, visible_BLM)
+            return _mix(scores_BGJLM, v_BMGK, added.sink_H, drawn)
+
         # Long rows save nothing of a tile, short ones the probabilities: what else there is, is recomputed.
         names = () if length > LONG else ("probabilities",)
-        tile = jax.checkpoint(tile, prevent_cse=False, policy=save_only_these_names(*names))
-        rows.append(tile(q_BLHK[:, queries], k_BMGK[:, keys], v_BMGK[:, keys]))
+        run = jax.checkpoint(run, prevent_cse=False, policy=save_only_these_names(*names))
+        return run(q_BLHK, k_BMGK[:, keys], v_BMGK[:, keys])
+
+    plan, count = tiles(length, memory, mask), blocks(length, memory, mask)
+    if count > 1:
+        note("attention", f"XLA, scan of {count} blocks of queries")
+        return _scan_blocks(q_BLHK, memory, mask, count, tile)
+    note("attention", f"XLA, {len(plan)} tile{'s' * (len(plan) > 1)} of queries")
+    rows = [tile(q_BLHK[:, queries], mask, queries, keys, i) for i, (queries, keys) in enumerate(plan)]
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
 
 
@@ -108,12 +139,8 @@ def tiles(length: int, memory: int, mask: Mask) -> list[tuple[slice, slice]]:
 
     One tile where queries do not stand on the last positions of the keys, or where L is sharded.
     """
-    found = axes.scope()
-    whole = (
-        not (mask.causal and mask.by_index and length == memory and mask.prefix_BM is None)
-        or length < 2 * SMALLEST_TILE
-        or (found is not None and dict(found[0].shape).get("sequence", 1) > 1)
-    )
+    cut = mask.causal and mask.by_index and length == memory and mask.prefix_BM is None
+    whole = not cut or length < 2 * SMALLEST_TILE or _sharded()
     count = 1 if whole else min(TILES, length // SMALLEST_TILE)
     edges = [round(i * length / count) for i in range(count + 1)]
     first_key = lambda start: max(0, start - mask.window + 1) if mask.window and not whole else 0
@@ -123,39 +150,116 @@ def tiles(length: int, memory: int, mask: Mask) -> list[tuple[slice, slice]]:
     ]
 
 
+def blocks(length: int, memory: int, mask: Mask) -> int:
+    """How many blocks of queries a long row that is one tile is scanned in, so that its scores never are one array."""
+    scanned = len(tiles(length, memory, mask)) == 1 and length > LONG and not _sharded()
+    return -(-length // BLOCK) if scanned else 1
+
+
 def pairs(length: int, memory: int, mask: Mask, whole: bool = False) -> tuple[int, int]:
     """(visible pairs, pairs that the XLA kernel computes) of one row; `whole`: a prefix keeps it from tiles."""
-    plan = tiles(length, memory, mask)
-    executed = length * memory if whole else sum((q.stop - q.start) * (k.stop - k.start) for q, k in plan)
+    cut = dataclasses.replace(mask, causal=False) if whole else mask
+    count = blocks(length, memory, cut)
+    executed = sum((q.stop - q.start) * (k.stop - k.start) for q, k in tiles(length, memory, cut))
+    if count > 1:
+        executed = -(-length // count) * count * memory
     return visible_pairs(length, memory, mask.causal, mask.window), executed
 
 
-def _tile(q_BLHK, k_BMGK, v_BMGK, visible_BLM, scale, softcap, dropout):
+def _sharded() -> bool:
+    """Whether L is."""
+    found = axes.scope()
+    return found is not None and dict(found[0].shape).get("sequence", 1) > 1
+
+
+def _scan_blocks(q_BLHK, memory: int, mask: Mask, count: int, tile: Callable) -> jax.Array:
+    """The tile of each block of queries with all keys, one after another; the last block is filled up."""
+    batch, length, step = *q_BLHK.shape[:2], -(-q_BLHK.shape[1] // count)
+    whole = slice(None)
+    order_BL, order_BM = mask.orders(whole, whole, length, memory)
+
+    def cut(a):
+        filled = jnp.pad(a, [(0, 0), (0, count * step - length), *[(0, 0)] * (a.ndim - 2)])
+        return jnp.moveaxis(filled.reshape(a.shape[0], count, step, *a.shape[2:]), 1, 0)
+
+    def run(_, block):
+        number, q_BLHK, order_BL, segments_BL = block
+        own = dataclasses.replace(mask, order_BL=order_BL, order_BM=order_BM, segments_BL=segments_BL)
+        return None, tile(q_BLHK, own, whole, whole, number)
+
+    given = (jnp.arange(count), *jax.tree.map(cut, (q_BLHK, order_BL, mask.segments_BL)))
+    y_BLHK = jnp.moveaxis(jax.lax.scan(run, None, given)[1], 0, 1)
+    return y_BLHK.reshape(batch, count * step, *y_BLHK.shape[3:])[:, :length]
+
+
+def _scores(q_BLHK, k_BMGK, scale, softcap, bias_BHLM, visible_BLM):
+    """Scores of a tile in float32, of shape BGJLM."""
     batch, length, heads, size = q_BLHK.shape
     groups = k_BMGK.shape[2]
     q_BLGJK = q_BLHK.reshape(batch, length, groups, heads // groups, size)
     scores_BGJLM = jnp.einsum("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK, preferred_element_type=jnp.float32) * scale
     if softcap is not None:
         scores_BGJLM = softcap * jnp.tanh(scores_BGJLM / softcap)
+    if bias_BHLM is not None:
+        if bias_BHLM.shape[1] != heads:
+            raise ValueError(
+                f"the stack's position bias has {bias_BHLM.shape[1]} heads, and the attention {heads}; "
+                "give both the same `heads`"
+            )
+        bias_BGJLM = bias_BHLM.reshape(-1, *scores_BGJLM.shape[1:])
+        one_row = bias_BGJLM.shape[0] == 1 < batch
+        scores_BGJLM = add_bias(scores_BGJLM, bias_BGJLM[0]) if one_row else scores_BGJLM + bias_BGJLM
     if visible_BLM is not None:
         scores_BGJLM = jnp.where(visible_BLM[:, None, None], scores_BGJLM, HIDDEN)
-    probs_BGJLM = checkpoint_name(jax.nn.softmax(scores_BGJLM, axis=-1), "probabilities")
+    return scores_BGJLM
+
+
+def _mix(scores_BGJLM, v_BMGK, sink_H, dropout):
+    """Values weighed by the softmax of a tile's scores, of shape BLHK."""
+    batch, groups, share, length, _ = scores_BGJLM.shape
+    sink_GJ11 = None if sink_H is None else sink_H.astype(jnp.float32).reshape(groups, share, 1, 1)
+    probs_BGJLM = _softmax(scores_BGJLM, sink_GJ11)
     if dropout is not None:
         rate, key = dropout
         probs_BGJLM = jnp.where(jax.random.bernoulli(key, 1 - rate, probs_BGJLM.shape), probs_BGJLM / (1 - rate), 0)
     y_BLGJK = jnp.einsum(
         "BGJLM,BMGK->BLGJK", probs_BGJLM.astype(v_BMGK.dtype), v_BMGK, preferred_element_type=jnp.float32
     )
-    return y_BLGJK.reshape(batch, length, heads, size).astype(q_BLHK.dtype)
+    return y_BLGJK.reshape(batch, length, groups * share, -1).astype(v_BMGK.dtype)
 
 
-def _cudnn_serves(q_BLHK, mask: Mask, softcap, dropout) -> bool:
-    """cuDNN takes bf16 and fp16, heads of up to 128 in steps of 8, and masks by index."""
+@jax.custom_jvp
+def _softmax(scores, sink):
+    """Over the last dimension; a sink (None for none) is one more score, whose probability is not given."""
+    highest = scores.max(-1, keepdims=True)
+    if sink is not None:
+        highest = jnp.maximum(highest, sink)
+    weights = jnp.exp(scores - highest)
+    whole = weights.sum(-1, keepdims=True)
+    return weights / (whole if sink is None else whole + jnp.exp(sink - highest))
+
+
+@_softmax.defjvp
+def _softmax_jvp(given, tangents):
+    """Named here, so that what a policy saves is what the backward pass reads: the scores are not made again."""
+    (_, sink), (dscores, dsink) = given, tangents
+    probs = checkpoint_name(_softmax(*given), "probabilities")
+    mean = (probs * dscores).sum(-1, keepdims=True)
+    if sink is not None:
+        mean += (1 - probs.sum(-1, keepdims=True)) * dsink
+    return probs, probs * (dscores - mean)
+
+
+def _cudnn_serves(q_BLHK, v_BMGK, mask: Mask, softcap, dropout, added: Added) -> bool:
+    """cuDNN takes bf16 and fp16, heads of up to 128 in steps of 8, and masks by index; nothing joins its scores."""
     return (
         axes.platform() == "gpu"
         and q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
         and q_BLHK.shape[-1] % 8 == 0
         and q_BLHK.shape[-1] <= 128
+        and q_BLHK.shape[-1] == v_BMGK.shape[-1]
+        and added.bias is None
+        and added.sink_H is None
         and softcap is None
         and dropout is None
         and mask.by_index

@@ -24,5 +24,5 @@ def note(function: str, kernel: str) -> None:
     found = _receipt.get()
     if found is not None:
         known = found.get(function, "")
-        if kernel not in known.split(", "):
+        if kernel not in known:
             found[function] = f"{known}, {kernel}" if known else kernel

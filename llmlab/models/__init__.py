@@ -2,10 +2,11 @@
 
 from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Sandwich
 from llmlab.models.decoder import Decoder, Model
+from llmlab.models.encdec import EncoderDecoder
 from llmlab.models.encoder import Encoder
 from llmlab.models.heads import First, Last, Max, Mean, Pooled, Pooling, Transform
 
 __all__ = [
-    "Block", "Decoder", "Encoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled", "Pooling", "PostNorm",
-    "PreNorm", "Sandwich", "Transform",
+    "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled",
+    "Pooling", "PostNorm", "PreNorm", "Sandwich", "Transform",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Small parts."""
 
+from llmlab.nn.bias import Alibi, PositionBias, Relative
 from llmlab.nn.einsum import Einsum
 from llmlab.nn.embed import Embedding, LinearHead, TiedHead, TransformHead
 from llmlab.nn.init import FanIn, Fill, Init, Normal, PerDepth
@@ -10,7 +11,8 @@ from llmlab.nn.position import Learned, Rotary, Sinusoidal
 from llmlab.nn.stack import Segment, Stack, repeat
 
 __all__ = [
-    "Context", "Declared", "Einsum", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer", "LayerNorm",
-    "Learned", "LinearHead", "Mixer", "Module", "Norm", "Normal", "Param", "PerDepth", "Position", "RMSNorm",
-    "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "TransformHead", "repeat",
+    "Alibi", "Context", "Declared", "Einsum", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer",
+    "LayerNorm", "Learned", "LinearHead", "Mixer", "Module", "Norm", "Normal", "Param", "PerDepth", "Position",
+    "PositionBias", "RMSNorm", "Relative", "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "TransformHead",
+    "repeat",
 ]  # fmt: skip

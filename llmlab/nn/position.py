@@ -15,6 +15,7 @@ from llmlab.config import config
 from llmlab.nn.init import Init, Normal
 from llmlab.nn.module import Module, Param
 from llmlab.nn.parts import Position
+from llmlab.nn.rotary import Scaling, frequencies
 
 
 @config
@@ -66,7 +67,7 @@ class SinusoidalLayer(Module):
         width = x_BLD.shape[-1]
         if width % 2:
             raise ValueError(f"Sinusoidal needs an even width, not {width}")
-        angles_BLJ = _angles(positions_BL, width, self.cfg.longest)
+        angles_BLJ = _angles(positions_BL, frequencies(width, self.cfg.longest))
         waves = (jnp.sin(angles_BLJ), jnp.cos(angles_BLJ))
         if self.cfg.layout == "interleaved":
             waves_BLD = jnp.stack(waves, axis=-1).reshape(*positions_BL.shape, width)
@@ -80,10 +81,12 @@ class Rotary(Position):
     """Queries and keys turned by angles that grow with position (Su et al., 2021), in the half-rotation layout.
 
     theta: base of the wavelengths. fraction: the share of each head that is turned, counted from its start.
+    scaling: how the waves are stretched (llmlab/nn/rotary.py), None for not.
     """
 
     theta: float = 10_000.0
     fraction: float = 1.0
+    scaling: Scaling | None = None
 
     def check(self):
         if not 0 < self.fraction <= 1:
@@ -101,13 +104,17 @@ class RotaryLayer(Module):
         turned = int(x_BLHK.shape[-1] * self.cfg.fraction)
         if turned % 2:
             raise ValueError(f"Rotary turns pairs; fraction {self.cfg.fraction} of {x_BLHK.shape[-1]} is odd")
-        angles_BLJ = _angles(positions_BL, turned, self.cfg.theta)
-        cos, sin = jnp.cos(angles_BLJ)[:, :, None], jnp.sin(angles_BLJ)[:, :, None]
+        waves, factor = frequencies(turned, self.cfg.theta), 1.0
+        if self.cfg.scaling is not None:
+            waves, factor = self.cfg.scaling.waves(turned, self.cfg.theta, positions_BL.max(1) + 1)
+        angles_BLJ = _angles(positions_BL, waves)
+        cos, sin = factor * jnp.cos(angles_BLJ)[:, :, None], factor * jnp.sin(angles_BLJ)[:, :, None]
         first, second, rest = jnp.split(x_BLHK, (turned // 2, turned), axis=-1)
         first, second = first * cos - second * sin, second * cos + first * sin
         return jnp.concatenate([first.astype(x_BLHK.dtype), second.astype(x_BLHK.dtype), rest], axis=-1)
 
 
-def _angles(positions_BL, width: int, longest: float):
-    waves_J = longest ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    return positions_BL[..., None].astype(jnp.float32) * waves_J
+def _angles(positions_BL, waves):
+    """positions_BL times waves of shape J or BJ, in float32."""
+    waves_B1J = jnp.atleast_2d(jnp.asarray(waves, jnp.float32))[:, None]
+    return positions_BL[..., None].astype(jnp.float32) * waves_B1J

@@ -5,6 +5,7 @@ A stack is a tuple of segments, each a pattern of layers repeated; 26 layers of 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from typing import Literal
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from llmlab.config import Config, config
 from llmlab.cost import Cost, Shape, total
+from llmlab.nn.bias import PositionBias
 from llmlab.nn.module import List, Module, Rngs, leading
 from llmlab.nn.parts import Context, Declared, Layer
 
@@ -50,9 +52,13 @@ class Segment(Config):
 
 @config
 class Stack(Config):
-    """remat: what the backward pass recomputes. unroll: repeats in one turn of the scan; 0 for a Python loop."""
+    """remat: what the backward pass recomputes. unroll: repeats in one turn of the scan; 0 for a Python loop.
+
+    bias: a position bias that all layers share.
+    """
 
     segments: tuple[Segment, ...]
+    bias: PositionBias | None = None
     remat: Remat = "none"
     unroll: int = 1
 
@@ -78,10 +84,11 @@ class StackLayers(Module):
     def __init__(self, cfg: Stack, dims, rngs):
         self.cfg = cfg
         self.segments = List([_build(segment, dims, rngs) for segment in cfg.segments])
+        self.bias = cfg.bias and cfg.bias.build(dims, rngs)
 
     def __call__(self, x_BLD: jax.Array, ctx: Context):
         """(y_BLD, aux): scalars summed over layers; under "stats" new statistics by path, stacked like them."""
-        scalars, stats = {}, {}
+        ctx, scalars, stats = self.share(ctx), {}, {}
         for number, (segment, first) in enumerate(self.parts()):
 
             def turn(x_BLD, layers, index, segment=segment, first=first):
@@ -116,6 +123,7 @@ class StackLayers(Module):
 
     def start(self, batch: int, length: int, ctx: Context):
         """The decode state of all layers, stacked like them."""
+        ctx = self.share(ctx)
         begin = lambda layers: [layer.start(batch, length, ctx) for layer in layers]
         return [jax.vmap(begin, axis_size=s.repeats)(layers) for (s, _), layers in zip(self.parts(), self.segments)]
 
@@ -126,7 +134,7 @@ class StackLayers(Module):
 
     def extend(self, x_BLD: jax.Array, states, ctx: Context):
         """Runs a chunk of positions on the state of those before: (y_BLD, new states)."""
-        new_states = []
+        ctx, new_states = self.share(ctx), []
         for (segment, first), layers, state in zip(self.parts(), self.segments, states):
 
             def turn(x_BLD, inputs, segment=segment, first=first):
@@ -140,6 +148,10 @@ class StackLayers(Module):
             x_BLD, state = jax.lax.scan(turn, x_BLD, (layers, state, jnp.arange(segment.repeats)))
             new_states.append(state)
         return x_BLD, new_states
+
+    def share(self, ctx: Context) -> Context:
+        """The context with what the layers of this stack share."""
+        return dataclasses.replace(ctx, bias=self.bias)
 
     def parts(self) -> list[tuple[Segment, int]]:
         """Each segment and the index of its first layer."""

@@ -16,7 +16,7 @@ import numpy as np
 from llmlab.config import Config, config
 from llmlab.cost import Shape
 from llmlab.nn.parts import Context
-from llmlab.tasks.task import Task, predict, row_context
+from llmlab.tasks.task import Question, Task, predict, row_context
 
 
 def read_source(model, batch, key, dtype) -> tuple[Context, dict]:
@@ -53,9 +53,19 @@ def source_shape(batch) -> Shape:
 
 @config
 class Seq2Seq(Task):
-    """Write the target that belongs to a source, for data that gives pairs. A row counts as whole where all is hit."""
+    """Write the target that belongs to a source, for data that gives pairs. A row counts as whole where all is hit.
+
+    start, end: ids of the data that stand before and after a target; without them no text can be generated.
+    """
 
     smoothing: float = 0.0
+    start: int | None = None
+    end: int | None = None
+
+    def ask(self, prompt, vocab):
+        if self.start is None or self.end is None:
+            raise ValueError("Seq2Seq needs `start` and `end`, the ids around a target, to write one")
+        return Question([self.start], prompt, (self.end,))
 
     def context(self, model, batch, key, dtype):
         return read_source(model, batch, key, dtype)
@@ -81,6 +91,9 @@ class Continuation(Task):
     def check(self):
         if not 0 < self.share < 1:
             raise ValueError(f"Continuation.share is {self.share}; both parts need some of the window")
+
+    def ask(self, prompt, vocab):
+        return Question([vocab], prompt, (vocab + 1,))
 
     def prepare(self, example, random, pieces):
         tokens_L, real = example["tokens_L"], int((example["segments_L"] > 0).sum())
@@ -178,6 +191,9 @@ class SpanCorruption(Task):
         """Ids that tell modes: none where there is only one."""
         count = 1 + max(denoiser.mode for denoiser in self.denoisers)
         return count if count > 1 else 0
+
+    def ask(self, prompt, vocab):
+        return Question([vocab], [*prompt, vocab + 1], (vocab + 1,))
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(positions of the source, of the target) that every text of a length fits in; multiples of 8."""

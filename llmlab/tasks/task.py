@@ -33,6 +33,15 @@ class Outcome:
     stats: dict
 
 
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A prompt as a model of some task is asked: what an encoder reads, what the decoder goes on from, what ends it."""
+
+    tokens: list[int]
+    source: list[int] | None = None
+    stop: tuple[int, ...] = ()
+
+
 @config
 class Task(Config):
     """What a model is trained to do.
@@ -59,6 +68,10 @@ class Task(Config):
     def shape(self, batch: Mapping[str, np.ndarray]) -> Shape:
         """The work that a batch is for the model."""
         return Shape(*batch["tokens_BL"].shape)
+
+    def ask(self, prompt: list[int], vocab: int) -> Question:
+        """How a prompt is given to a model that was trained on this task. vocab: ids of the data."""
+        return Question(prompt)
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Metrics of sums over any number of batches: loss in nats, accuracy, and bits per byte of text if known."""

@@ -142,9 +142,9 @@ def check_decode(subject: Subject) -> str:
         index_BL = jnp.clip(positions_BL, 0, length - 1)
         moved_BL = jnp.take_along_axis(tokens_BL, index_BL, 1)
         positions_BL = jnp.where(positions_BL < 0, -1, positions_BL)
-        here = lambda places_BL: dataclasses.replace(whole, positions_BL=places_BL, prefix_BL=None)
+        here = lambda places_BL: Context(positions_BL=places_BL)  # what extend() is told: the memory is start()'s
         ctx = here(positions_BL[:, :prefill])
-        state = model.start(BATCH, length + pad, ctx)
+        state = model.start(BATCH, length + pad, dataclasses.replace(whole, positions_BL=ctx.positions_BL))
         first, state = model.extend(moved_BL[:, :prefill], state, ctx)
 
         def step(state, at):

@@ -40,12 +40,28 @@ def import_file(file: Path, name: str | None = None) -> ModuleType:
     return module
 
 
-def load_experiment(file: Path) -> Experiment:
-    """What the file's `config()` returns. Raises with the file's name when it defines none."""
+def load_experiment(file: Path, name: str = "config") -> Experiment:
+    """What a function of the file returns, `config()` by default. Raises with the file's name when it has none."""
     module = import_file(file)
-    if not hasattr(module, "config"):
-        raise AttributeError(f"{file} defines no `config()`; an experiment file has `def config() -> Experiment`")
-    experiment = module.config()
+    if not callable(getattr(module, name, None)):
+        others = [key for key, value in vars(module).items() if returns_experiment(value)]
+        has = f"; it has {', '.join(others)}" if others else ""
+        raise AttributeError(f"{file} defines no `{name}()`{has}; an experiment is a function `-> Experiment`")
+    experiment = getattr(module, name)()
     if not isinstance(experiment, Experiment):
-        raise TypeError(f"{file}: config() returned a {type(experiment).__name__}, not an Experiment")
+        raise TypeError(f"{file}: {name}() returned a {type(experiment).__name__}, not an Experiment")
     return experiment
+
+
+def returns_experiment(value) -> bool:
+    return getattr(value, "__annotations__", {}).get("return") in (Experiment, "Experiment")
+
+
+def split_target(text: str) -> tuple[Path, str]:
+    """The file and the function that a command is given, as in families.py:mamba; `config` where no function is named.
+
+    >>> split_target("experiments/families.py:mamba")
+    (PosixPath('experiments/families.py'), 'mamba')
+    """
+    file, colon, name = text.rpartition(":")
+    return (Path(file), name) if colon and name.isidentifier() else (Path(text), "config")

@@ -41,19 +41,23 @@ def finish(result: Result, directory: Path) -> None:
 
 def write_sample(result: Result) -> str:
     """What the model makes of the experiment's prompt; "" where it has none."""
-    prompt = result.program.experiment.train.prompt
+    experiment = result.program.experiment
+    prompt = experiment.train.prompt
     if prompt is None:
         return ""
     from llmlab.generate import Generator, Sampling
 
     tokenizer = result.dataset.encoder
-    stop = () if tokenizer.end is None else (tokenizer.end,)
-    ids = [int(i) for i in tokenizer.encode(prompt)]
+    asked = experiment.task.ask(tokenizer.encode(prompt).tolist(), experiment.data.vocab)
+    stop = asked.stop + (() if tokenizer.end is None else (tokenizer.end,))
     longest = result.program.model.longest
-    most = 120 if longest is None else max(1, min(120, longest - len(ids)))
+    most = 120 if longest is None else max(1, min(120, longest - len(asked.tokens)))
     generator = Generator.of(result.program, result.state)
-    rows = generator.generate([ids], most, sampling=Sampling(temperature=0.8, top_p=0.95), stop=stop)
-    return prompt + tokenizer.decode([token for token in rows[0] if token != tokenizer.end])
+    sources = None if asked.source is None else [asked.source]
+    sampling = Sampling(temperature=0.8, top_p=0.95)
+    rows = generator.generate([asked.tokens], most, sampling=sampling, stop=stop, sources=sources)
+    between = "" if asked.source is None else " -> "
+    return prompt + between + tokenizer.decode([token for token in rows[0] if token not in stop])
 
 
 def page(name: str, result: Result, picture: str, sample: str) -> str:

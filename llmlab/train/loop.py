@@ -81,9 +81,10 @@ def check_prompt(experiment: Experiment, program: Program, dataset) -> None:
     prompt = experiment.train.prompt
     if prompt is None:
         return
-    length, longest = len(dataset.encoder.encode(prompt)), program.model.longest
     if not experiment.model.declared().decodable:
         raise ValueError(f"train.prompt is {prompt!r}, and the model is not decodable; set it to None")
+    ids = dataset.encoder.encode(prompt).tolist()
+    length, longest = len(experiment.task.ask(ids, experiment.data.vocab).tokens), program.model.longest
     if not 0 < length < (longest or length + 1):
         raise ValueError(f"train.prompt {prompt!r} is {length} tokens; it needs 1 or more, and fewer than {longest}")
 

@@ -30,7 +30,7 @@ GIVEN = {
 @pytest.mark.parametrize("spell", [lambda path: path, lambda path: path.replace("_", "-")], ids=["a_b", "a-b"])
 def test_flags_set_their_leaves_and_no_others(spell, file):
     arguments = [word for path, (given, _) in GIVEN.items() for word in (f"--{spell(path)}", given)]
-    flags, experiment, _ = parse("describe", Flags, [str(file), *arguments])
+    flags, experiment = parse("describe", Flags, [str(file), *arguments])
     changed = diff(load_experiment(file), experiment)
     assert {path: (type(new), new) for path, (_, new) in changed.items()} == {
         path: (type(value), value) for path, (_, value) in GIVEN.items()

@@ -52,7 +52,7 @@ def test_experiment_files(llmlab, file, tmp_path):
     check_message(found, 78, ["there is no experiment file", "there are", "smooth_words.py"])
     (tmp_path / "without.py").write_text("x = 1\n")
     found = llmlab("describe", tmp_path / "without.py")
-    check_message(found, 78, ["without.py defines no `config()`", "def config() -> Experiment"])
+    check_message(found, 78, ["without.py defines no `config()`", "an experiment is a function `-> Experiment`"])
     (tmp_path / "number.py").write_text("def config():\n    return 3\n")
     found = llmlab("check", tmp_path / "number.py")
     check_message(found, 78, ["number.py: config() returned a int, not an Experiment"])

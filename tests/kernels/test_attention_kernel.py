@@ -11,7 +11,7 @@ import pytest
 from llmlab import axes
 from llmlab.cost import traced_flops
 from llmlab.kernels import attention as kernel
-from llmlab.kernels.attention import Mask, attend, pairs, tiles
+from llmlab.kernels.attention import Added, Mask, attend, blocks, pairs, tiles
 from llmlab.kernels.receipt import receipt
 from llmlab.mesh import Mesh
 
@@ -24,7 +24,7 @@ def arrays(batch: int, length: int, groups: int, memory: int | None = None):
     return [random.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def plain(q_BLHK, k_BMGK, v_BMGK, seen_BLM, scale, softcap=None):
+def plain(q_BLHK, k_BMGK, v_BMGK, seen_BLM, scale, softcap=None, bias_BHLM=0.0, sink_H=None):
     """softmax(q k^T) v, one key/value head for each query head, in float64."""
     q, k, v = (a.astype(np.float64) for a in (q_BLHK, k_BMGK, v_BMGK))
     share = HEADS // k.shape[2]
@@ -32,8 +32,11 @@ def plain(q_BLHK, k_BMGK, v_BMGK, seen_BLM, scale, softcap=None):
     scores_BHLM = np.einsum("blhk,bmhk->bhlm", q, k) * scale
     if softcap is not None:
         scores_BHLM = softcap * np.tanh(scores_BHLM / softcap)
-    probs_BHLM = np.where(seen_BLM[:, None], np.exp(scores_BHLM), 0)
-    return np.einsum("bhlm,bmhk->blhk", probs_BHLM / probs_BHLM.sum(-1, keepdims=True), v)
+    probs_BHLM = np.where(seen_BLM[:, None], np.exp(scores_BHLM + bias_BHLM), 0)
+    whole_BHL1 = probs_BHLM.sum(-1, keepdims=True)
+    if sink_H is not None:
+        whole_BHL1 += np.exp(np.asarray(sink_H, np.float64))[:, None, None]
+    return np.einsum("bhlm,bmhk->blhk", probs_BHLM / whole_BHL1, v)
 
 
 def seen(length: int, mask: Mask, batch: int) -> np.ndarray:
@@ -97,6 +100,99 @@ def test_gradients_pass_through_tiles():
     assert len(tiles(LONG, LONG, whole)) == 1
     for one, other in zip(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+SINK_H = np.array([0.0, 3.0, -50.0, 60.0], np.float32)
+
+
+def distances(order_BL, order_BM):
+    """A bias that tells orders apart: a number for each head, key and query."""
+    heads_H11 = np.arange(1, HEADS + 1)[:, None, None]
+    return heads_H11 * (0.01 * order_BM[:, None, None] - 0.02 * order_BL[:, None, :, None])
+
+
+def test_a_bias_and_a_sink_join_the_scores_of_every_tile():
+    a = arrays(1, LONG, 2)
+    row, column = np.arange(LONG)[:, None], np.arange(LONG)[None]
+    added = Added(distances, SINK_H)
+    found = jax.jit(lambda *a: [attend(*a, mask, 0.3, 1.5, added=added) for mask in (Mask(window=150), Mask())])(*a)
+    bias_BHLM = distances(np.arange(LONG)[None], np.arange(LONG)[None])
+    for y_BLHK, window in zip(found, (150, LONG)):
+        seen_BLM = ((row >= column) & (row - column < window))[None]
+        expected_BLHK = plain(*a, seen_BLM, 0.3, 1.5, bias_BHLM, SINK_H)
+        np.testing.assert_allclose(y_BLHK, expected_BLHK, rtol=1e-4, atol=1e-5)
+        assert np.abs(expected_BLHK[:, 0, 3]).max() < 1e-20  # its sink takes all
+
+
+def test_gradients_of_a_bias_and_a_sink_are_those_of_the_formula():
+    """Of rows and keys in one tile, B rows of scores and one of biases, and of B rows of both."""
+    a = [jnp.asarray(x) for x in arrays(2, 6, 2)]
+    table_HLM = jnp.asarray(np.random.default_rng(1).normal(size=(HEADS, 6, 6)), jnp.float32)
+    sink_H, rows_BL = jnp.asarray(SINK_H / 20), np.tile(np.arange(6), (2, 1))
+
+    def written(q, k, v, table_HLM, sink_H):
+        scores = jnp.einsum("blhk,bmhk->bhlm", q, jnp.repeat(k, 2, 2)) * 0.3 + table_HLM
+        weights = jnp.where(np.tri(6) > 0, jnp.exp(scores), 0)
+        whole = weights.sum(-1, keepdims=True) + jnp.exp(sink_H)[:, None, None]
+        return (jnp.einsum("bhlm,bmhk->blhk", weights / whole, jnp.repeat(v, 2, 2)) ** 2).sum()
+
+    def loss(mask):
+        bias = lambda table: lambda order_BL, order_BM: jnp.stack([table] * order_BL.shape[0])
+        return lambda q, k, v, table, sink: (attend(q, k, v, mask, 0.3, added=Added(bias(table), sink)) ** 2).sum()
+
+    losses = (written, loss(Mask()), loss(Mask(order_BL=rows_BL, order_BM=rows_BL)))
+    expected, *found = jax.jit(lambda *a: [jax.grad(f, range(5))(*a) for f in losses])(*a, table_HLM, sink_H)
+    for grads in found:
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), grads, expected)
+
+
+def test_a_bias_of_other_heads_is_refused():
+    added = Added(lambda order_BL, order_BM: jnp.ones((1, 3, 5, 5)))
+    with pytest.raises(ValueError, match="position bias has 3 heads, and the attention 4; give both the same `heads`"):
+        jax.eval_shape(lambda *a: attend(*a, Mask(), 1.0, added=added), *arrays(1, 5, 2))
+
+
+def test_long_rows_that_are_no_tiles_are_scanned():
+    """Prefill on a cache (left padding, slots without order), a prefix, a window without a direction, documents."""
+    length, memory = 602, 640  # 3 blocks of 201, the last one filled up
+    a = arrays(2, length, 2, memory)
+    order_BL = np.stack([np.arange(length), np.maximum(np.arange(length) - 40, -1)])
+    order_BM = np.full((2, memory), -1)
+    order_BM[:, :length] = order_BL
+    square = [x[:, :length] for x in a]
+    segments_BL = np.stack([np.arange(length) // 250, np.arange(length) // 99])
+    prefix_BM = np.arange(length)[None] % 7 == 0
+    masks = [
+        (a, Mask(order_BL=order_BL, order_BM=order_BM)),
+        (square, Mask(prefix_BM=prefix_BM)),
+        (square, Mask(causal=False, window=9, segments_BL=segments_BL, segments_BM=segments_BL)),
+    ]
+    added = Added(distances, SINK_H / 10)
+    with receipt() as ran:
+        found = jax.jit(lambda: [attend(*given, mask, 0.3, added=added) for given, mask in masks])()
+    assert ran["attention"] == "XLA, scan of 3 blocks of queries" and blocks(602, 640, masks[0][1]) == 3
+    ahead_BLM = order_BL[:, :, None] - order_BM[:, None]
+    row, column = np.arange(length)[:, None], np.arange(length)[None]
+    same_BLM = segments_BL[:, :, None] == segments_BL[:, None]
+    seen = [
+        (ahead_BLM >= 0) & (order_BM >= 0)[:, None],
+        np.broadcast_to((row >= column) | prefix_BM, (2, length, length)),
+        same_BLM & (row - column < 9),
+    ]
+    index_1L = np.arange(length)[None]
+    for (given, mask), y_BLHK, seen_BLM in zip(masks, found, seen):
+        orders = (index_1L, index_1L) if mask.by_index else (order_BL, order_BM)
+        real = seen_BLM.any(-1)
+        assert real.sum() >= 2 * length - 40
+        expected_BLHK = plain(*given, seen_BLM, 0.3, None, distances(*orders), SINK_H / 10)
+        np.testing.assert_allclose(np.asarray(y_BLHK)[real], expected_BLHK[real], rtol=1e-3, atol=1e-5)
+
+
+def test_the_backward_pass_of_short_rows_makes_no_scores_again():
+    a = arrays(1, 12, 2)
+    product = 2 * HEADS * SIZE * 12 * 12
+    gradient = jax.grad(lambda *a: attend(*a, Mask(), 0.3).sum(), (0, 1, 2))
+    assert traced_flops(gradient, *a) == 6 * product
 
 
 @pytest.mark.parametrize("mask", [*TILED, Mask(causal=False)], ids=lambda m: f"{m.causal}-{m.window}")
@@ -172,14 +268,16 @@ def test_the_platform_of_the_mesh_and_the_mask_choose_the_kernel(monkeypatch):
     half = [jnp.asarray(a, jnp.bfloat16) for a in arrays(1, 4, 2)]
     ones = jnp.ones((1, 4), bool)
 
-    def chosen(a, mask=Mask(), softcap=None, dropout=None):
+    def chosen(a, mask=Mask(), softcap=None, dropout=None, added=Added()):
         with receipt() as found, axes.use(gpu, axes.data()):
-            jax.eval_shape(lambda *a: attend(*a, mask, 1.0, softcap, dropout), *a)
+            jax.eval_shape(lambda *a: attend(*a, mask, 1.0, softcap, dropout, added), *a)
         return found["attention"]
 
     assert all("cuDNN" in chosen(half, m) for m in (Mask(), Mask(window=2), Mask(segments_BL=ones, segments_BM=ones)))
     assert "XLA, 1 tile of" in chosen([a.astype(jnp.float32) for a in half])
     assert "XLA" in chosen([a[..., :4] for a in half])
+    assert "XLA" in chosen(half, added=Added(distances)) and "XLA" in chosen(half, added=Added(sink_H=jnp.ones(HEADS)))
+    assert "XLA" in chosen([*half[:2], half[2][..., :4]])  # values of another size
     assert "XLA" in chosen(half, softcap=5.0) and "XLA" in chosen(half, dropout=(0.1, jax.random.key(0)))
     for mask in (Mask(prefix_BM=ones), Mask(causal=False, window=2), Mask(order_BL=1 * ones, order_BM=1 * ones)):
         assert "XLA" in chosen(half, mask)

@@ -1,14 +1,21 @@
 """The attention layer: projections, norms and biases against numpy, rings and padding while decoding, cost, errors."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from llmlab.cost import Shape
+from llmlab.kernels.attention import BLOCK
 from llmlab.mixers import Attention, Bidirectional, Causal, Prefix
-from llmlab.nn import Context, Fill, Normal, RMSNorm
+from llmlab.models import Block, Decoder
+from llmlab.nn import Context, Fill, Normal, RMSNorm, Rotary, Segment, Stack
+from llmlab.nn.bias import Alibi
 from llmlab.nn.module import Rngs
+from llmlab.testing.contract import check_model
 
 DIMS, BATCH, LENGTH = {"D": 8, "N": 1}, 2, 12
 X = np.random.default_rng(0).normal(size=(BATCH, LENGTH, 8)).astype(np.float32)
@@ -100,6 +107,52 @@ def test_dropout_needs_a_rate_and_a_key():
     )}) == 1  # fmt: skip
     drawn = jax.make_jaxpr(lambda x: noisy(x, ctx)[0])(X)
     assert "random_bits" in str(drawn) or "rng" in str(drawn)
+
+
+def sizes(jaxpr: core.Jaxpr):
+    """The elements of every array that a program makes."""
+    for eqn in jaxpr.eqns:
+        yield from (math.prod(v.aval.shape) for v in eqn.outvars)
+        for item in jax.tree.leaves(eqn.params, is_leaf=lambda p: isinstance(p, core.Jaxpr | core.ClosedJaxpr)):
+            if isinstance(item, core.Jaxpr | core.ClosedJaxpr):
+                yield from sizes(getattr(item, "jaxpr", item))
+
+
+def test_no_array_of_a_long_prefill_has_all_queries_and_all_slots():
+    layer, length, slots, heads = make(), 4096, 5000, 4
+    ctx = lambda length: Context(positions_BL=jnp.broadcast_to(jnp.arange(length), (BATCH, length)), bias=None)
+
+    def prefill(x_BLD):
+        state = layer.start(BATCH, slots, ctx(length))
+        return layer.extend(x_BLD, state, ctx(length))
+
+    found = max(sizes(jax.make_jaxpr(prefill)(jnp.ones((BATCH, length, 8))).jaxpr))
+    assert found == BATCH * heads * BLOCK * slots
+
+
+def test_a_sink_takes_its_share_of_each_head():
+    layer, plain = make(sink=Normal(std=2.0)), make()
+    ctx, sink_H = Context(positions_BL=POSITIONS_BL), np.asarray(layer.sink_bias[...])
+    assert layer.sink_bias.get_metadata()["axes"] == "H" and sink_H.std() > 0.5
+
+    @jax.jit
+    def run(x_BLD):
+        """What the first position reads: itself, as far as its score beats the sink."""
+        q_BLHK, k_BLGK, v_BLGK = plain.project(x_BLD, ctx)
+        score_BH = jnp.einsum("bhk,bhk->bh", q_BLHK[:, 0], jnp.repeat(k_BLGK[:, 0], 2, 1)) * 2**-0.5
+        read_BHK = jax.nn.sigmoid(score_BH - sink_H)[:, :, None] * jnp.repeat(v_BLGK[:, 0], 2, 1)
+        return jnp.einsum("bhk,hkd->bd", read_BHK, plain.out.w[...]), layer(x_BLD, ctx)[0][:, 0]
+
+    np.testing.assert_allclose(*run(X), rtol=1e-4, atol=1e-5)
+
+
+def test_alternating_windows_decode_beyond_their_rings():
+    """Local layers (a ring of 4, another base of waves) and global ones, a bias and sinks, over 19 positions."""
+    local = Attention(heads=2, view=Causal(window=4), position=Rotary(theta=100.0), sink=Normal(std=1.0))
+    blocks = tuple(Block(mixer=mixer, ffn=None) for mixer in (local, Attention(heads=2, kv_heads=1)))
+    stack = Stack(segments=(Segment(pattern=blocks, repeats=2), Segment(pattern=blocks[:1])), bias=Alibi(heads=2))
+    found = check_model(Decoder(vocab=16, width=8, stack=stack), only=["decode = teacher forcing"])
+    assert found["decode = teacher forcing"].startswith("largest difference")
 
 
 def test_cost_counts_visible_pairs_and_the_ring():

@@ -162,7 +162,7 @@ def test_evaluation_covers_the_whole_split_once(whole):
         return {"weight": weights.sum(), "nll": (batch["targets_BL"] * weights).sum(), "correct": 0.0}
 
     stand_in = types.SimpleNamespace(experiment=program.experiment, rows=program.rows, put=program.put, evaluate=weigh)
-    tokens_T = np.asarray(dataset.corpora["validation"].tokens_T)
+    tokens_T = np.asarray(dataset.examples["validation"].examples.corpus.tokens_T)
     assert len(tokens_T) % (8 * 16)  # the last batch is not full
     found = evaluate(stand_in, whole[1].state, dataset)
     assert found["loss"] == pytest.approx(tokens_T[1:].mean(), rel=1e-6)

@@ -1,0 +1,264 @@
+"""Tokens to their experts and back, on one device or many.
+
+Two layouts. Rows (dropless): each device sorts its tokens by expert and multiplies as many rows as there are choices.
+Buckets: each expert has the same number of slots in each row of the batch. Where the rules share experts over devices,
+buckets travel by all-to-all; rows gather the tokens of those devices, since a device may be chosen by all of them.
+Which mesh axes these are follows from the letters B, L, E and F, in a `shard_map`.
+
+Letters of this file: k, choices of a token; c, slots of an expert in a row; e, experts, whole on every device; l,
+positions, whole; T, tokens of a device; A, their choices; R, rows sorted by expert (kernels/grouped_matmul.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from llmlab import axes
+from llmlab.axes import Dims
+from llmlab.config import Config, config
+from llmlab.kernels.grouped_matmul import grouped_matmul, lay_out, plan_rows, rank
+from llmlab.nn.activation import activate
+from llmlab.nn.parts import Declared
+
+Weights = dict[str, jax.Array]  # "gate" (where there is one) and "up" EDF, "down" EFD
+Product = Callable[[jax.Array, jax.Array], jax.Array]  # of rows and the matrices of their experts
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The mesh axes that share each letter; all empty on one device."""
+
+    B: tuple[str, ...] = ()
+    L: tuple[str, ...] = ()
+    E: tuple[str, ...] = ()
+    F: tuple[str, ...] = ()
+
+
+def places(dims: Dims) -> Places:
+    """Where the rules in force put rows, positions, experts and hidden units of these sizes."""
+    found = axes.scope()
+    if found is None or found[0].size == 1:
+        return Places()
+    mesh, rules = found
+    shared = {}
+    for letters in ("BL", "EF"):
+        parts = axes.spec(letters, tuple(dims[letter] for letter in letters), rules.live, dict(mesh.shape))
+        for letter, part in zip(letters, parts):
+            shared[letter] = () if part is None else (part,) if isinstance(part, str) else tuple(part)
+    return Places(**shared)
+
+
+def spread(function: Callable, place: Places, letters: str, out: str) -> Callable:
+    """`function` on each device's part of its operands, whose letters stand in `letters`, separated by commas."""
+    if place == Places():
+        return function
+    spec = lambda operand: PartitionSpec(*(getattr(place, letter, ()) or None for letter in operand))
+    operands = tuple(spec(operand) for operand in letters.split(","))
+    weights = {"gate": spec("EdF"), "up": spec("EdF"), "down": spec("EFd")}
+
+    def run(*values):
+        weighs = {name: weights[name] for name in values[-1]}
+        return jax.shard_map(
+            function, mesh=axes.scope()[0], in_specs=(*operands, weighs), out_specs=spec(out), check_vma=False
+        )(*values)
+
+    return run
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What each token chose: experts (`count` for none) and their weights."""
+
+    experts_BLk: jax.Array
+    weights_BLk: jax.Array
+    count: int = dataclasses.field(metadata={"static": True})
+
+    def run(self, x_BLD: jax.Array, weights: Weights, activation: str) -> jax.Array:
+        """The weighted sum of what the experts make of each token; none is dropped."""
+        place = places(_sizes(x_BLD, weights))
+        gathered = tuple(axis for axis in place.E if axis in place.B + place.L)
+        summed = tuple(axis for axis in place.E if axis not in gathered) + place.F
+
+        def local(x_BLD, experts_BLk, weights_BLk, weights):
+            x_TD = x_BLD.reshape(-1, x_BLD.shape[2])
+            experts_TK, weights_TK = (a.reshape(len(x_TD), -1) for a in (experts_BLk, weights_BLk))
+            if gathered:
+                x_TD, experts_TK, weights_TK = (
+                    jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
+                )
+            y_TD = _sorted(x_TD, experts_TK - _first(place.E, weights), weights_TK, weights, activation)
+            if gathered:
+                y_TD = jax.lax.psum_scatter(y_TD, gathered, tiled=True)
+            y_TD = jax.lax.psum(y_TD, summed) if summed else y_TD
+            return y_TD.reshape(x_BLD.shape).astype(x_BLD.dtype)
+
+        return spread(local, place, "BLd,BLk,BLk", "BLd")(x_BLD, self.experts_BLk, self.weights_BLk, weights)
+
+
+def _sorted(x_TD, experts_TK, weights_TK, weights: Weights, activation: str):
+    """The sum over each token's choices among the experts whose weights are here, in float32."""
+    (tokens, width), choices, experts = x_TD.shape, experts_TK.shape[1], len(weights["up"])
+    experts_A = experts_TK.reshape(-1)
+    experts_A = jnp.where((experts_A < 0) | (experts_A > experts), experts, experts_A)
+    groups, row_A = lay_out(experts_A, experts, tokens * min(choices, experts))
+    token_A = jnp.repeat(jnp.arange(tokens), choices)
+    token_R = jnp.full(groups.rows, tokens).at[row_A].set(token_A, mode="drop")
+    weight_R = jnp.zeros(groups.rows, jnp.float32).at[row_A].set(weights_TK.reshape(-1), mode="drop")
+    x_RD = x_TD.at[token_R].get(mode="fill", fill_value=0)
+    y_RD = feed(x_RD, weights, activation, lambda x, w: grouped_matmul(x, w, groups))
+    return jnp.zeros((tokens, width)).at[token_R].add(y_RD.astype(jnp.float32) * weight_R[:, None], mode="drop")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The position in its row that each slot of each expert holds (the length of the row for none), and its weight."""
+
+    tokens_Bec: jax.Array
+    weights_Bec: jax.Array
+
+    def run(self, x_BLD: jax.Array, weights: Weights, activation: str) -> jax.Array:
+        """The weighted sum of what the experts make of each token that has a slot."""
+        place = places(_sizes(x_BLD, weights))
+        moved = bool(place.E) and set(place.E) <= set(place.B + place.L)
+        if not moved and set(place.E) & set(place.B + place.L):
+            raise ValueError(
+                f"the rules share experts over {place.E}, rows over {place.B} and positions over {place.L}; for "
+                "buckets the axes of E must all be among those of B and L, or none of them"
+            )
+        summed = (() if moved else place.E) + place.F
+        # The devices that share the positions of a row share its slots.
+        parts = math.prod(axes.scope()[0].shape[axis] for axis in place.L) if place.L else 1
+        more = -self.tokens_Bec.shape[2] % parts
+        tokens_Bec = jnp.pad(self.tokens_Bec, ((0, 0), (0, 0), (0, more)), constant_values=x_BLD.shape[1])
+        weights_Bec = jnp.pad(self.weights_Bec, ((0, 0), (0, 0), (0, more)))
+
+        def local(x_BlD, tokens_BeL, weights_BeL, weights):
+            experts = len(weights["up"])
+            x_BecD = jax.vmap(lambda x_lD, token_ec: x_lD.at[token_ec].get(mode="fill", fill_value=0))(
+                x_BlD, tokens_BeL
+            )
+            if moved:
+                x_BecD = jax.lax.all_to_all(x_BecD, place.E, 1, 0, tiled=True)
+            else:
+                x_BecD = jax.lax.dynamic_slice_in_dim(x_BecD, _first(place.E, weights), experts, axis=1)
+            x_EBcD = jnp.swapaxes(x_BecD, 0, 1)
+            y_EAD = feed(x_EBcD.reshape(experts, -1, x_BlD.shape[2]), weights, activation, _batched)
+            y_BecD = jnp.swapaxes(y_EAD.reshape(x_EBcD.shape), 0, 1)
+            if moved:
+                y_BecD = jax.lax.all_to_all(y_BecD, place.E, 0, 1, tiled=True)
+            else:
+                first = (0, _first(place.E, weights), 0, 0)
+                whole_BecD = jnp.zeros((*tokens_BeL.shape, x_BlD.shape[2]), y_BecD.dtype)
+                y_BecD = jax.lax.dynamic_update_slice(whole_BecD, y_BecD, first) if place.E else y_BecD
+            y_BecD = y_BecD.astype(jnp.float32) * weights_BeL[..., None]
+            add = lambda y_ecD, token_ec: jnp.zeros(x_BlD.shape[1:]).at[token_ec].add(y_ecD, mode="drop")
+            y_BlD = jax.vmap(add)(y_BecD, tokens_BeL)
+            if place.L:
+                y_BlD = jax.lax.psum_scatter(y_BlD, place.L, scatter_dimension=1, tiled=True)
+            return (jax.lax.psum(y_BlD, summed) if summed else y_BlD).astype(x_BlD.dtype)
+
+        return spread(local, place, "Bld,BeL,BeL", "BLd")(x_BLD, tokens_Bec, weights_Bec, weights)
+
+
+def _batched(x_EAD, w_EDF):
+    """Every expert has as many rows."""
+    y_EAF = jnp.einsum("EAD,EDF->EAF", x_EAD, w_EDF, preferred_element_type=jnp.float32)
+    return y_EAF.astype(x_EAD.dtype)
+
+
+def feed(x, weights: Weights, activation: str, product: Product):
+    """The feed-forwards of the experts on rows that `product` knows the experts of."""
+    factors = [product(x, weights[name]) for name in ("gate", "up") if name in weights]
+    return product(activate(activation, *factors), weights["down"])
+
+
+def _sizes(x_BLD, weights: Weights) -> Dims:
+    (batch, length, _), (experts, _, hidden) = x_BLD.shape, weights["up"].shape
+    return {"B": batch, "L": length, "E": experts, "F": hidden}
+
+
+def _first(shared: tuple[str, ...], weights: Weights):
+    """The index of the first expert that this device has."""
+    return jax.lax.axis_index(shared) * len(weights["up"]) if shared else 0
+
+
+class Form(Config):
+    """How the choices of tokens are carried out."""
+
+    def declared(self) -> Declared:
+        return Declared()
+
+    def arrange(self, routed: Choice | Buckets, top_k: int) -> tuple[Choice | Buckets, dict]:
+        """What is carried out of the choices, and what is to be told of it."""
+        raise TypeError(f"{type(self).__name__} must define arrange(routed, top_k)")
+
+    def rows(self, batch: int, length: int, experts: int, top_k: int) -> int:
+        """How many rows the experts compute on one device."""
+        raise TypeError(f"{type(self).__name__} must define rows(batch, length, experts, top_k)")
+
+
+@config
+class Dropless(Form):
+    """Every choice is carried out (Gale et al., 2022)."""
+
+    def arrange(self, routed, top_k):
+        return routed, {}
+
+    def rows(self, batch, length, experts, top_k):
+        return plan_rows(batch * length * min(top_k, experts), experts)[0]
+
+
+@config
+class Capacity(Form):
+    """In each row of the batch an expert takes `factor` times its even share of choices and drops those beyond it.
+
+    First choices come before second ones, then earlier positions before later ones (GShard, 2020). A row is a group, so
+    what is dropped depends neither on the other rows nor on the mesh. It does depend on the other tokens of the row: a
+    later token's first choice takes the slot of an earlier token's second one, also across packed documents. And a
+    token decoded by itself is never dropped. So nothing is declared to hold, though gradients show none of it. To
+    generate with the same parameters, give the model `form=Dropless()`.
+    """
+
+    factor: float = 1.25
+
+    def check(self):
+        if self.factor <= 0:
+            raise ValueError(f"Capacity.factor is {self.factor}; it multiplies the even share of an expert: above 0")
+
+    def declared(self):
+        return Declared(causal=False, isolated=False, decodable=False)
+
+    def arrange(self, routed, top_k):
+        """Buckets, and under "dropped" the share of choices that found no slot."""
+        count, (_, length, choices) = routed.count, routed.experts_BLk.shape
+        size = slots(length, count, top_k, self.factor)
+
+        def fill(experts_Lk, weights_Lk):
+            experts_A = experts_Lk.T.reshape(-1)  # first choices first
+            rank_A = rank(experts_A, count)
+            kept_A = (experts_A < count) & (rank_A < size)
+            slot_A = jnp.where(kept_A, experts_A * size + rank_A, count * size)
+            position_A = jnp.tile(jnp.arange(length), choices)
+            tokens = jnp.full(count * size, length).at[slot_A].set(position_A, mode="drop")
+            weights = jnp.zeros(count * size).at[slot_A].set(weights_Lk.T.reshape(-1), mode="drop")
+            return tokens.reshape(count, size), weights.reshape(count, size), kept_A.sum()
+
+        tokens_Bec, weights_Bec, kept_B = jax.vmap(fill)(routed.experts_BLk, routed.weights_BLk)
+        asked = (routed.experts_BLk < count).sum()
+        return Buckets(tokens_Bec, weights_Bec), {"dropped": (asked - kept_B.sum()) / jnp.maximum(asked, 1)}
+
+    def rows(self, batch, length, experts, top_k):
+        return batch * experts * slots(length, experts, top_k, self.factor)
+
+
+def slots(length: int, experts: int, top_k: int, factor: float) -> int:
+    """Slots of an expert in a row: its even share times `factor`, rounded up; never more than there are tokens."""
+    return min(math.ceil(length * top_k * factor / experts), length)

@@ -1,0 +1,42 @@
+"""The decode state of attention: what keys and values are made of, a slot for each position.
+
+With a window the slots are a ring of the window's size; else there are as many as positions were asked for, and the
+caller goes no further: a call longer than that is refused, but how many calls came before it is not known while
+tracing, so positions beyond the last slot would overwrite the first ones.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+LETTERS = {"order": "BM", "used": ""}  # of what `empty` adds to the arrays
+
+
+def empty(arrays: dict[str, tuple[int, ...]], batch: int, slots: int, dtype) -> dict[str, jax.Array]:
+    """A state without positions. arrays: {name: shape of one position}."""
+    return {
+        **{name: jnp.zeros((batch, slots, *shape), dtype) for name, shape in arrays.items()},
+        "order": jnp.full((batch, slots), -1, jnp.int32),
+        "used": jnp.zeros((), jnp.int32),
+    }
+
+
+def write(state: dict, new: dict, positions_BL: jax.Array, window: int | None) -> tuple[dict, dict]:
+    """(state with the new positions, what their queries may see: the arrays and their "order").
+
+    Raises ValueError when one call has more positions than the state has slots.
+    """
+    slots, length = state["order"].shape[1], positions_BL.shape[1]
+    ring = window == slots
+    if length > slots and not ring:
+        raise ValueError(
+            f"extend() is given {length} positions, and the cache was made for {slots}; give start() their number"
+        )
+    new = {name: a.astype(state[name].dtype) for name, a in new.items()} | {"order": positions_BL}
+    place = (state["used"] + jnp.arange(length))[-slots:] % slots
+    written = {name: state[name].at[:, place].set(a[:, -slots:]) for name, a in new.items()}
+    seen = written
+    if length > 1 and ring:  # a ring forgets keys that the chunk's first queries still see
+        seen = {name: jnp.concatenate([state[name], a], axis=1) for name, a in new.items()}
+    return {**written, "used": state["used"] + length}, seen

@@ -1,0 +1,69 @@
+"""An encoder and a decoder that reads what it made (Sutskever et al., 2014; Vaswani et al., 2017).
+
+The context carries the encoder's output to the decoder's layers: those with cross-attention, or any other that reads a
+memory. Letters: M, positions of the source.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from llmlab.config import config
+from llmlab.cost import Cost, Shape
+from llmlab.ffn.dense import Mlp
+from llmlab.mixers.attention import Attention, Bidirectional
+from llmlab.mixers.cross import CrossAttention
+from llmlab.models.block import Block
+from llmlab.models.decoder import DecoderModel, Model, under
+from llmlab.nn.embed import Embedding, Head, TiedHead
+from llmlab.nn.norm import RMSNorm
+from llmlab.nn.parts import Context, Norm
+from llmlab.nn.stack import Stack, repeat
+
+
+@config
+class EncoderDecoder(Model):
+    """vocab: entries that are real, of source and target. encoder, stack: the two halves; the decoder's is `stack`.
+
+    source_embed: None where source and target share an embedding. norm, source_norm: after the last layer of each.
+    """
+
+    vocab: int = 256
+    width: int = 256
+    embed: Embedding = Embedding()
+    source_embed: Embedding | None = None
+    encoder: Stack = repeat(Block(mixer=Attention(view=Bidirectional()), ffn=Mlp()), 4)
+    stack: Stack = repeat(Block(cross=CrossAttention(), ffn=Mlp()), 4)
+    norm: Norm | None = RMSNorm()
+    source_norm: Norm | None = RMSNorm()
+    head: Head = TiedHead()
+
+    def declared(self):
+        """What holds for the decoder: the source is read whole."""
+        return self.stack.declared()
+
+    def build(self, rngs):
+        return EncoderDecoderModel(self, rngs)
+
+
+class EncoderDecoderModel(DecoderModel):
+    def __init__(self, cfg: EncoderDecoder, rngs):
+        super().__init__(cfg, rngs)
+        dims = {"V": cfg.vocab, "D": cfg.width, "N": cfg.encoder.depth}
+        self.source_embed = cfg.source_embed and cfg.source_embed.build(dims, rngs)
+        self.encoder = cfg.encoder.build(dims, rngs)
+        self.source_norm = cfg.source_norm and cfg.source_norm.build(dims, rngs)
+
+    def encode(self, source_BM: jax.Array, ctx: Context):
+        """(memory_BMD, aux): what the decoder reads."""
+        embed = self.embed if self.source_embed is None else self.source_embed
+        x_BMD, aux = self.encoder(embed(source_BM, ctx), ctx)
+        return (x_BMD if self.source_norm is None else self.source_norm(x_BMD)), under("encoder", aux)
+
+    def cost(self, shape: Shape) -> Cost:
+        """Both halves; shape.memory is the length of the source, and of the target if that is not given."""
+        memory = shape.length if shape.memory is None else shape.memory
+        source = Shape(shape.batch, memory, itemsize=shape.itemsize)
+        target = Shape(shape.batch, shape.length, memory, shape.outputs, shape.itemsize)
+        table = self.embed.table if self.head.table is None else self.head.table
+        return self.encoder.cost(source) + self.stack.cost(target) + self.head.cost(target, table)
