@@ -2,14 +2,16 @@
 
     python benchmarks/train_cpu.py --rounds 6 --torch-python PYTHON_WITH_TORCH
 
-Models: gpt2 and llama of 6 layers, width 384, 6 heads, vocabulary 8,192, 8 x 256 tokens, float32, AdamW. Each worker is
-a process of its own that steps when told, so that both see the same machine; the ratio is of the best step and of the
+Models: gpt2, llama, bert, mamba of 6 layers, t5 of 3 + 3 (128 + 128 positions), mixtral of 4 with 4 experts; width 384,
+6 heads, vocabulary 8,192, 8 x 256 tokens (mamba 2 x 256), float32, AdamW; mamba2 has no peer here. Each worker is a
+process of its own that steps when told, so that both see the same machine; the ratio is of the best step and of the
 median. Writes benchmarks/results/train_cpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -23,41 +25,72 @@ HERE = Path(__file__).parent
 BATCH, LENGTH, VOCAB, WIDTH, LAYERS, HEADS = 8, 256, 8192, 384, 6, 6
 
 
+def llmlab_experiment(family: str, precision: str):
+    """The experiment of a family; its task asks for a loss at every position, as the peer's does."""
+    from llmlab.data import Bytes, Data
+    from llmlab.ffn import Capacity, Gated, Mlp, MoE
+    from llmlab.mixers import Attention, Bidirectional, CrossAttention, Mamba, Mamba2
+    from llmlab.models import Block, Decoder, Encoder, EncoderDecoder, PostNorm
+    from llmlab.nn import Embedding, Fill, LayerNorm, Learned, Relative, RMSNorm, Stack, TiedHead, TransformHead, repeat
+    from llmlab.optim import AdamW
+    from llmlab.tasks import Answers, CausalLM, Continuation
+    from llmlab.train import Experiment, Train
+
+    zeros, task = Fill(value=0.0), CausalLM()
+    biased = {"heads": HEADS, "position": None, "bias": zeros, "out_bias": zeros}
+    wide, norm, embed = Mlp(hidden=4 * WIDTH, activation="gelu_tanh", bias=zeros), RMSNorm(), Embedding()
+    if family == "gpt2":
+        block = Block(mixer=Attention(**biased), ffn=wide, norm=LayerNorm())
+        embed, norm = Embedding(position=Learned(length=LENGTH)), LayerNorm()
+    elif family == "llama":
+        block = Block(mixer=Attention(heads=HEADS, kv_heads=2), ffn=Gated(hidden=1024))
+    elif family == "mixtral":
+        experts = MoE(experts=4, top_k=2, expert=Gated(hidden=1024), form=Capacity(factor=1.25))
+        block = Block(mixer=Attention(heads=HEADS, kv_heads=2), ffn=experts)
+        task = CausalLM(auxiliary=(("load_balance", 0.001),))
+    elif family in ("mamba", "mamba2"):
+        block = Block(mixer=Mamba() if family == "mamba" else Mamba2(), ffn=None)
+    if family == "bert":
+        block = Block(mixer=Attention(view=Bidirectional(), **biased), ffn=wide, norm=LayerNorm(), wiring=PostNorm())
+        embed = Embedding(position=Learned(length=LENGTH), types=2, norm=LayerNorm())
+        model = Encoder(embed=embed, stack=repeat(block, LAYERS), norm=None, head=TransformHead())
+        task = Answers()
+    elif family == "t5":
+        ffn = Mlp(hidden=4 * WIDTH, activation="relu")
+        read = Block(mixer=Attention(heads=HEADS, view=Bidirectional(), position=None), ffn=ffn)
+        write = Block(mixer=Attention(heads=HEADS, position=None), cross=CrossAttention(heads=HEADS), ffn=ffn)
+        stack = lambda block, two: Stack(
+            segments=repeat(block, LAYERS // 2).segments, bias=Relative(heads=HEADS, bidirectional=two)
+        )
+        model, task = EncoderDecoder(encoder=stack(read, True), stack=stack(write, False)), Continuation()
+    else:
+        layers = 4 if family == "mixtral" else LAYERS
+        model = Decoder(embed=embed, stack=repeat(block, layers), norm=norm, head=TiedHead())
+    return Experiment(
+        model=dataclasses.replace(model, vocab=VOCAB, width=WIDTH),
+        task=task,
+        data=Data(tokenizer=Bytes(), batch=rows(family), length=LENGTH),
+        optim=AdamW(peak=1e-4),
+        train=Train(precision=precision),
+    )
+
+
 def llmlab_step(family: str, precision: str):
     """A function that does one training step and waits for it."""
     import jax
 
-    from llmlab.data import Bytes, Data
-    from llmlab.ffn import Gated, Mlp
-    from llmlab.mixers import Attention
-    from llmlab.models import Block, Decoder
-    from llmlab.nn import Embedding, Fill, LayerNorm, Learned, RMSNorm, TiedHead, repeat
-    from llmlab.optim import AdamW
     from llmlab.tasks import example_batch
-    from llmlab.train import Experiment, Train
     from llmlab.train.program import Program
 
-    zeros = Fill(value=0.0)
-    if family == "gpt2":
-        block = Block(
-            mixer=Attention(heads=HEADS, position=None, bias=zeros, out_bias=zeros),
-            ffn=Mlp(hidden=4 * WIDTH, activation="gelu_tanh", bias=zeros),
-            norm=LayerNorm(),
-        )
-        embed, norm = Embedding(position=Learned(length=LENGTH)), LayerNorm()
-    else:
-        block = Block(mixer=Attention(heads=HEADS, kv_heads=2), ffn=Gated(hidden=1024))
-        embed, norm = Embedding(), RMSNorm()
-    experiment = Experiment(
-        model=Decoder(vocab=VOCAB, width=WIDTH, embed=embed, stack=repeat(block, LAYERS), norm=norm, head=TiedHead()),
-        data=Data(tokenizer=Bytes(), batch=BATCH, length=LENGTH),
-        optim=AdamW(peak=1e-4),
-        train=Train(precision=precision),
-    )
+    experiment = llmlab_experiment(family, precision)
     program = Program(experiment, experiment.mesh.build())
     holder = {"state": program.init()}
-    batch = jax.device_put(example_batch(experiment.task, experiment.data, VOCAB, BATCH))
-    batch.pop("segments_BL")  # rows of one document, as the peer's are
+    batch = example_batch(experiment.task, experiment.data, VOCAB, rows(family))
+    if family == "t5":  # 128 positions of either side, as the peer's
+        batch = {name: a[:, : LENGTH // 2] for name, a in batch.items()}
+    else:
+        batch.pop("segments_BL")  # rows of one document, as the peer's are
+    batch = jax.device_put(batch)
 
     def step():
         holder["state"], metrics = program.step(holder["state"], batch)
@@ -66,33 +99,65 @@ def llmlab_step(family: str, precision: str):
     return step
 
 
-def torch_step(family: str, precision: str):
-    import torch
+def rows(family: str) -> int:
+    """Rows of a batch: few for Mamba, whose peer is slow."""
+    return 2 if family.startswith("mamba") else BATCH
+
+
+def torch_model(family: str):
     import transformers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
+    common = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    common |= {"max_position_embeddings": LENGTH, "attn_implementation": "sdpa"}
+    llama = common | {"intermediate_size": 1024, "num_key_value_heads": 2, "tie_word_embeddings": True}
     if family == "gpt2":
-        model = transformers.GPT2LMHeadModel(
+        return transformers.GPT2LMHeadModel(
             transformers.GPT2Config(
                 vocab_size=VOCAB, n_positions=LENGTH, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, attn_pdrop=0,
                 resid_pdrop=0, embd_pdrop=0, attn_implementation="sdpa",
             )
         )  # fmt: skip
-    else:
-        model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=1024, num_hidden_layers=LAYERS,
-                num_attention_heads=HEADS, num_key_value_heads=2, max_position_embeddings=LENGTH,
-                tie_word_embeddings=True, attn_implementation="sdpa",
+    if family == "llama":
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama))
+    if family == "mixtral":
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+        config = transformers.MixtralConfig(**llama | experts | {"num_hidden_layers": 4, "output_router_logits": True})
+        return transformers.MixtralForCausalLM(config)
+    if family == "bert":
+        dropout = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+        return transformers.BertForMaskedLM(
+            transformers.BertConfig(**common | dropout | {"intermediate_size": 4 * WIDTH})
+        )
+    if family == "t5":
+        return transformers.T5ForConditionalGeneration(
+            transformers.T5Config(
+                vocab_size=VOCAB, d_model=WIDTH, d_kv=WIDTH // HEADS, d_ff=4 * WIDTH, num_layers=LAYERS // 2,
+                num_decoder_layers=LAYERS // 2, num_heads=HEADS, dropout_rate=0, decoder_start_token_id=0,
             )
         )  # fmt: skip
-    tokens = torch.randint(0, VOCAB, (BATCH, LENGTH))
+    return transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=VOCAB, hidden_size=WIDTH, state_size=16, num_hidden_layers=LAYERS)
+    )
+
+
+def torch_step(family: str, precision: str):
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    model = torch_model(family)
+    tokens = torch.randint(0, VOCAB, (rows(family), LENGTH))
+    batch = {"input_ids": tokens, "labels": tokens}
+    if family == "t5":
+        half = LENGTH // 2
+        batch = {"input_ids": tokens[:, :half].contiguous(), "labels": tokens[:, half:].contiguous()}
+    elif family != "bert":
+        batch["use_cache"] = False
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -122,7 +187,7 @@ def start(python: str, peer: str, family: str, precision: str) -> subprocess.Pop
 
 def compare(family: str, precision: str, rounds: int, steps: int, torch_python: str | None) -> dict:
     workers = {"llmlab": start(sys.executable, "llmlab", family, precision)}
-    if torch_python:
+    if torch_python and family != "mamba2":
         workers["torch"] = start(torch_python, "torch", family, precision)
     for name, worker in workers.items():
         while (line := worker.stdout.readline()).strip() != "ready":
@@ -138,7 +203,7 @@ def compare(family: str, precision: str, rounds: int, steps: int, torch_python: 
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
-    tokens = BATCH * LENGTH
+    tokens = rows(family) * LENGTH
     found = {"family": family, "precision": precision}
     for name, times in seen.items():
         walls, cpus = zip(*times)

@@ -13,6 +13,8 @@ import math
 import jax
 from jax.extend import core
 
+from llmlab import axes
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -81,7 +83,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
             shared = math.prod(left[i] for i in batch)
             found += 2 * math.prod(left) * math.prod(right) // (inner * shared) if inner * shared else 0
         elif eqn.primitive.name == "ragged_dot_general":
-            raise ValueError("ragged products have no static count; the part that uses one must declare its kernel's")
+            found += _ragged_flops(eqn)
         inner_programs = [_count(sub) for sub in _subprograms(eqn)]
         if eqn.primitive.name == "cond":
             found += max(inner_programs)
@@ -94,6 +96,16 @@ def _count(jaxpr: core.Jaxpr) -> int:
                 else sum(inner_programs)
             )
     return found
+
+
+def _ragged_flops(eqn) -> int:
+    """A TPU computes each row for its own group; elsewhere XLA computes every row for every group (as of jax 0.12)."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (_, contract), (_, batch) = numbers.dot_dimension_numbers
+    left, right, sizes = (v.aval.shape for v in eqn.invars[:3])
+    summed = {*contract, *batch, *numbers.rhs_group_dimensions}
+    columns = math.prod(size for i, size in enumerate(right) if i not in summed)
+    return 2 * math.prod(left) * columns * (1 if axes.platform() == "tpu" else sizes[-1])
 
 
 def _subprograms(eqn):

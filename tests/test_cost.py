@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmlab import axes
 from llmlab.cost import Cost, Shape, total, traced_flops, visible_pairs
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 8))
@@ -62,6 +63,16 @@ def test_what_runs_of_a_custom_gradient_is_counted():
     tangent = jax.custom_jvp(lambda x: x @ W)
     tangent.defjvp(lambda x, dx: (x[0] @ W, dx[0] @ W))
     assert traced_flops(tangent, X) == ONE
+
+
+@pytest.mark.parametrize(("platform", "times"), [("tpu", 1), ("cpu", 2)])
+def test_ragged_products_are_counted_as_the_platform_computes_them(monkeypatch, platform, times):
+    monkeypatch.setattr(axes, "platform", lambda: platform)
+    product = lambda x, w: jax.lax.ragged_dot(x, w, jnp.array([1, 3]))
+    given = X, jnp.stack([W, W])  # the four rows of X in two groups
+    assert traced_flops(product, *given) == times * ONE
+    gradients = jax.grad(lambda x, w: (product(x, w) ** 2).sum(), (0, 1))
+    assert traced_flops(gradients, *given) == 3 * times * ONE  # the product, and the gradients of x and of w
 
 
 def test_a_loop_without_a_trip_count_is_refused():

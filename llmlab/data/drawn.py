@@ -65,7 +65,7 @@ class Drawn:
 
     def __getitem__(self, index: int) -> Example:
         example = self.problem.draw(generator(self.seed, f"drawn {self.split}", index), self.split)
-        length = len(example["tokens_L"])
+        length = len(example["tokens_L"] if "tokens_L" in example else example["features_LJ"])
         plain = {"segments_L": np.ones(length, np.int32), "positions_L": np.arange(length, dtype=np.int32)}
         return plain | example
 

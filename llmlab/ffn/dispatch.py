@@ -20,55 +20,48 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from llmlab import axes
-from llmlab.axes import Dims
 from llmlab.config import Config, config
 from llmlab.kernels.grouped_matmul import grouped_matmul, lay_out, plan_rows, rank
 from llmlab.nn.activation import activate
 from llmlab.nn.parts import Declared
 
-Weights = dict[str, jax.Array]  # "gate" (where there is one) and "up" EDF, "down" EFD
+Weights = dict[str, jax.Array]  # of "gate" (where there is one), "up" and "down"
+LETTERS = {"gate": "EdF", "up": "EdF", "down": "EFd"}  # the width is whole where experts work
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # of rows and the matrices of their experts
 
 
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """The mesh axes that share each letter; all empty on one device."""
-
-    B: tuple[str, ...] = ()
-    L: tuple[str, ...] = ()
-    E: tuple[str, ...] = ()
-    F: tuple[str, ...] = ()
-
-
-def places(dims: Dims) -> Places:
-    """Where the rules in force put rows, positions, experts and hidden units of these sizes."""
-    found = axes.scope()
+def places(**dims: int) -> dict[str, tuple[str, ...]]:
+    """The mesh axes that share B, L, E and F under the rules in force, of those that have a size here."""
+    place, found = dict.fromkeys("BLEF", ()), axes.scope()
     if found is None or found[0].size == 1:
-        return Places()
+        return place
     mesh, rules = found
-    shared = {}
-    for letters in ("BL", "EF"):
+    for letters in ("BL", "EF"):  # of tokens, of weights: axes that share both are moved between them
+        letters = "".join(letter for letter in letters if letter in dims)
         parts = axes.spec(letters, tuple(dims[letter] for letter in letters), rules.live, dict(mesh.shape))
         for letter, part in zip(letters, parts):
-            shared[letter] = () if part is None else (part,) if isinstance(part, str) else tuple(part)
-    return Places(**shared)
+            place[letter] = () if part is None else (part,) if isinstance(part, str) else tuple(part)
+    return place
 
 
-def spread(function: Callable, place: Places, letters: str, out: str) -> Callable:
-    """`function` on each device's part of its operands, whose letters stand in `letters`, separated by commas."""
-    if place == Places():
+def spread(function: Callable, place: dict[str, tuple[str, ...]], letters, out) -> Callable:
+    """`function` on each device's part of its operands. letters, out: those of its operands and results, as a tree."""
+    if not any(place.values()):
         return function
-    spec = lambda operand: PartitionSpec(*(getattr(place, letter, ()) or None for letter in operand))
-    operands = tuple(spec(operand) for operand in letters.split(","))
-    weights = {"gate": spec("EdF"), "up": spec("EdF"), "down": spec("EFd")}
+    spec = lambda names: PartitionSpec(*(place.get(letter) or None for letter in names))
+    return jax.shard_map(
+        function,
+        mesh=axes.scope()[0],
+        in_specs=jax.tree.map(spec, letters),
+        out_specs=jax.tree.map(spec, out),
+        check_vma=False,
+    )
 
-    def run(*values):
-        weighs = {name: weights[name] for name in values[-1]}
-        return jax.shard_map(
-            function, mesh=axes.scope()[0], in_specs=(*operands, weighs), out_specs=spec(out), check_vma=False
-        )(*values)
 
-    return run
+def best(scores: jax.Array, count: int, letters: str) -> tuple[jax.Array, jax.Array]:
+    """The `count` highest of the last dimension and their places, on each device by itself: XLA would gather them."""
+    place = places(**{letter: size for letter, size in zip(letters, scores.shape) if letter in "BL"})
+    return spread(lambda scores: tuple(jax.lax.top_k(scores, count)), place, (letters,), (letters, letters))(scores)
 
 
 @jax.tree_util.register_dataclass
@@ -82,9 +75,9 @@ class Choice:
 
     def run(self, x_BLD: jax.Array, weights: Weights, activation: str) -> jax.Array:
         """The weighted sum of what the experts make of each token; none is dropped."""
-        place = places(_sizes(x_BLD, weights))
-        gathered = tuple(axis for axis in place.E if axis in place.B + place.L)
-        summed = tuple(axis for axis in place.E if axis not in gathered) + place.F
+        place = _places(x_BLD, weights)
+        gathered = tuple(axis for axis in place["E"] if axis in place["B"] + place["L"])
+        summed = tuple(axis for axis in place["E"] if axis not in gathered) + place["F"]
 
         def local(x_BLD, experts_BLk, weights_BLk, weights):
             x_TD = x_BLD.reshape(-1, x_BLD.shape[2])
@@ -93,13 +86,14 @@ class Choice:
                 x_TD, experts_TK, weights_TK = (
                     jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
                 )
-            y_TD = _sorted(x_TD, experts_TK - _first(place.E, weights), weights_TK, weights, activation)
+            y_TD = _sorted(x_TD, experts_TK - _first(place["E"], weights), weights_TK, weights, activation)
             if gathered:
                 y_TD = jax.lax.psum_scatter(y_TD, gathered, tiled=True)
             y_TD = jax.lax.psum(y_TD, summed) if summed else y_TD
             return y_TD.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
-        return spread(local, place, "BLd,BLk,BLk", "BLd")(x_BLD, self.experts_BLk, self.weights_BLk, weights)
+        letters = ("BLd", "BLk", "BLk", {name: LETTERS[name] for name in weights})
+        return spread(local, place, letters, "BLd")(x_BLD, self.experts_BLk, self.weights_BLk, weights)
 
 
 def _sorted(x_TD, experts_TK, weights_TK, weights: Weights, activation: str):
@@ -126,46 +120,51 @@ class Buckets:
 
     def run(self, x_BLD: jax.Array, weights: Weights, activation: str) -> jax.Array:
         """The weighted sum of what the experts make of each token that has a slot."""
-        place = places(_sizes(x_BLD, weights))
-        moved = bool(place.E) and set(place.E) <= set(place.B + place.L)
-        if not moved and set(place.E) & set(place.B + place.L):
+        place = _places(x_BLD, weights)
+        moved = bool(place["E"]) and set(place["E"]) <= set(place["B"] + place["L"])
+        if not moved and set(place["E"]) & set(place["B"] + place["L"]):
             raise ValueError(
-                f"the rules share experts over {place.E}, rows over {place.B} and positions over {place.L}; for "
-                "buckets the axes of E must all be among those of B and L, or none of them"
+                f"the rules share experts over {place['E']}, rows over {place['B']} and positions over {place['L']}; "
+                "for buckets the axes of E must all be among those of B and L, or none of them"
             )
-        summed = (() if moved else place.E) + place.F
+        summed = (() if moved else place["E"]) + place["F"]
         # The devices that share the positions of a row share its slots.
-        parts = math.prod(axes.scope()[0].shape[axis] for axis in place.L) if place.L else 1
+        parts = math.prod(axes.scope()[0].shape[axis] for axis in place["L"]) if place["L"] else 1
         more = -self.tokens_Bec.shape[2] % parts
         tokens_Bec = jnp.pad(self.tokens_Bec, ((0, 0), (0, 0), (0, more)), constant_values=x_BLD.shape[1])
         weights_Bec = jnp.pad(self.weights_Bec, ((0, 0), (0, 0), (0, more)))
 
         def local(x_BlD, tokens_BeL, weights_BeL, weights):
             experts = len(weights["up"])
-            x_BecD = jax.vmap(lambda x_lD, token_ec: x_lD.at[token_ec].get(mode="fill", fill_value=0))(
-                x_BlD, tokens_BeL
-            )
+            if not moved:
+                own = lambda a_BeL: jax.lax.dynamic_slice_in_dim(a_BeL, _first(place["E"], weights), experts, axis=1)
+                tokens_BeL, weights_BeL = own(tokens_BeL), own(weights_BeL)
+            x_BEcD = _take(x_BlD, tokens_BeL)
             if moved:
-                x_BecD = jax.lax.all_to_all(x_BecD, place.E, 1, 0, tiled=True)
-            else:
-                x_BecD = jax.lax.dynamic_slice_in_dim(x_BecD, _first(place.E, weights), experts, axis=1)
-            x_EBcD = jnp.swapaxes(x_BecD, 0, 1)
+                x_BEcD = jax.lax.all_to_all(x_BEcD, place["E"], 1, 0, tiled=True)
+            x_EBcD = jnp.swapaxes(x_BEcD, 0, 1)
             y_EAD = feed(x_EBcD.reshape(experts, -1, x_BlD.shape[2]), weights, activation, _batched)
-            y_BecD = jnp.swapaxes(y_EAD.reshape(x_EBcD.shape), 0, 1)
+            y_BEcD = jnp.swapaxes(y_EAD.reshape(x_EBcD.shape), 0, 1)
             if moved:
-                y_BecD = jax.lax.all_to_all(y_BecD, place.E, 0, 1, tiled=True)
-            else:
-                first = (0, _first(place.E, weights), 0, 0)
-                whole_BecD = jnp.zeros((*tokens_BeL.shape, x_BlD.shape[2]), y_BecD.dtype)
-                y_BecD = jax.lax.dynamic_update_slice(whole_BecD, y_BecD, first) if place.E else y_BecD
-            y_BecD = y_BecD.astype(jnp.float32) * weights_BeL[..., None]
-            add = lambda y_ecD, token_ec: jnp.zeros(x_BlD.shape[1:]).at[token_ec].add(y_ecD, mode="drop")
-            y_BlD = jax.vmap(add)(y_BecD, tokens_BeL)
-            if place.L:
-                y_BlD = jax.lax.psum_scatter(y_BlD, place.L, scatter_dimension=1, tiled=True)
+                y_BEcD = jax.lax.all_to_all(y_BEcD, place["E"], 0, 1, tiled=True)
+            y_BlD = _add(y_BEcD.astype(jnp.float32) * weights_BeL[..., None], tokens_BeL, x_BlD.shape[1])
+            if place["L"]:
+                y_BlD = jax.lax.psum_scatter(y_BlD, place["L"], scatter_dimension=1, tiled=True)
             return (jax.lax.psum(y_BlD, summed) if summed else y_BlD).astype(x_BlD.dtype)
 
-        return spread(local, place, "Bld,BeL,BeL", "BLd")(x_BLD, tokens_Bec, weights_Bec, weights)
+        letters = ("Bld", "BeL", "BeL", {name: LETTERS[name] for name in weights})
+        return spread(local, place, letters, "BLd")(x_BLD, tokens_Bec, weights_Bec, weights)
+
+
+def _take(x_BlD, tokens_Bec):
+    """The tokens of each slot, zeros where there is none."""
+    return jax.vmap(lambda x_lD, token_ec: x_lD.at[token_ec].get(mode="fill", fill_value=0))(x_BlD, tokens_Bec)
+
+
+def _add(y_BecD, tokens_Bec, length: int):
+    """The sum over the slots of each token."""
+    add = lambda y_ecD, token_ec: jnp.zeros((length, y_ecD.shape[2])).at[token_ec].add(y_ecD, mode="drop")
+    return jax.vmap(add)(y_BecD, tokens_Bec)
 
 
 def _batched(x_EAD, w_EDF):
@@ -180,9 +179,9 @@ def feed(x, weights: Weights, activation: str, product: Product):
     return product(activate(activation, *factors), weights["down"])
 
 
-def _sizes(x_BLD, weights: Weights) -> Dims:
+def _places(x_BLD, weights: Weights):
     (batch, length, _), (experts, _, hidden) = x_BLD.shape, weights["up"].shape
-    return {"B": batch, "L": length, "E": experts, "F": hidden}
+    return places(B=batch, L=length, E=experts, F=hidden)
 
 
 def _first(shared: tuple[str, ...], weights: Weights):

@@ -3,7 +3,8 @@
 Token choice: each token takes its best experts (TopK, Sigmoid). Expert choice: each expert takes its best tokens.
 Left out: noise on the scores, limits on the number of groups or devices a token may reach.
 
-Letters of this file: e, experts, whole on every device; k, choices of a token; c, slots of an expert in a row.
+Letters of this file: e, experts, whole on every device; k, choices of a token; c, slots of an expert in a row;
+l, positions, whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
-from llmlab.ffn.dispatch import Buckets, Choice, slots
+from llmlab.ffn.dispatch import Buckets, Choice, best, slots
 from llmlab.nn.einsum import Einsum
 from llmlab.nn.init import FanIn, Init
 from llmlab.nn.module import Module, Statistic
@@ -134,7 +135,7 @@ class TopKLayer(RouterLayer):
     def __call__(self, x_BLD, valid_BL):
         logits_BLe = self.logits(x_BLD)
         probs_BLe = jax.nn.softmax(logits_BLe, axis=-1)
-        best_BLk, experts_BLk = jax.lax.top_k(logits_BLe, self.top_k)
+        best_BLk, experts_BLk = best(logits_BLe, self.top_k, "BLe")
         if self.cfg.over == "chosen":
             weights_BLk = jax.nn.softmax(best_BLk, axis=-1)
         else:
@@ -151,7 +152,7 @@ class SigmoidLayer(RouterLayer):
     def __call__(self, x_BLD, valid_BL):
         logits_BLe, bias_e = self.logits(x_BLD), self.bias[...]
         scores_BLe = jax.nn.sigmoid(logits_BLe)
-        _, experts_BLk = jax.lax.top_k(scores_BLe + bias_e, self.top_k)
+        _, experts_BLk = best(scores_BLe + bias_e, self.top_k, "BLe")
         best_BLk = jnp.take_along_axis(scores_BLe, experts_BLk, axis=-1)
         weights_BLk = self.cfg.scale * best_BLk / (best_BLk.sum(-1, keepdims=True) + TINY)
         probs_BLe = scores_BLe / scores_BLe.sum(-1, keepdims=True)
@@ -164,8 +165,8 @@ class ExpertChoiceLayer(RouterLayer):
     def __call__(self, x_BLD, valid_BL):
         logits_BLe, length = self.logits(x_BLD), x_BLD.shape[1]
         probs_BLe = jax.nn.softmax(logits_BLe, axis=-1)
-        ranked_BeL = jnp.where(valid_BL[:, None], jnp.swapaxes(probs_BLe, 1, 2), -1)
-        weights_Bec, tokens_Bec = jax.lax.top_k(ranked_BeL, slots(length, self.experts, self.top_k, 1.0))
+        ranked_Bel = jnp.where(valid_BL[:, None], jnp.swapaxes(probs_BLe, 1, 2), -1)
+        weights_Bec, tokens_Bec = best(ranked_Bel, slots(length, self.experts, self.top_k, 1.0), "Bel")
         tokens_Bec = jnp.where(weights_Bec < 0, length, tokens_Bec)  # a row with fewer tokens than slots
         routed = Buckets(tokens_Bec, jnp.maximum(weights_Bec, 0))
         reached_BL = jax.vmap(lambda tokens_ec: jnp.zeros(length, bool).at[tokens_ec].set(True, mode="drop"))(

@@ -47,8 +47,8 @@ def plan_rows(items: int, groups: int, block: int | None = None) -> tuple[int, i
     elif block is None:
         share = max(items // (4 * groups), SMALLEST)  # so that padding adds about an eighth, at most a quarter
         block = min(LARGEST[axes.platform()], 1 << (share.bit_length() - 1))
-    most = min((items + groups * (block - 1)) // block, groups * _divide_up(items, block))
-    return most * block, block
+    begun = min(groups, items)  # at worst so many groups have one item in their last block
+    return (begun + (items - begun) // block) * block, block
 
 
 def lay_out(groups_A: jax.Array, groups: int, most: int, block: int | None = None) -> tuple[Groups, jax.Array]:

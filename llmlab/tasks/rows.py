@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmlab.config import config
-from llmlab.tasks.task import Outcome, Task
+from llmlab.tasks.task import Outcome, Task, read
 
 
 @config
@@ -26,7 +26,7 @@ class Classification(Task):
 
     def loss(self, model, batch, key, dtype):
         ctx, _ = self.context(model, batch, key, dtype)
-        hidden_BLD, aux = model(batch["tokens_BL"], ctx)
+        hidden_BLD, aux = model(read(batch), ctx)
         return classify(self, model.classify(hidden_BLD, ctx), batch["label_B"], batch["weight_B"], aux)
 
 

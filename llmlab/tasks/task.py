@@ -67,7 +67,7 @@ class Task(Config):
 
     def shape(self, batch: Mapping[str, np.ndarray]) -> Shape:
         """The work that a batch is for the model."""
-        return Shape(*batch["tokens_BL"].shape)
+        return Shape(*read(batch).shape[:2])
 
     def ask(self, prompt: list[int], vocab: int) -> Question:
         """How a prompt is given to a model that was trained on this task. vocab: ids of the data."""
@@ -96,9 +96,14 @@ class Task(Config):
         return Outcome(loss, weight, {**sums, **{name: weight * value for name, value in aux.items()}}, stats)
 
 
+def read(batch: Arrays) -> jax.Array:
+    """What a model reads: ids (tokens_BL), or frames of numbers (features_BLJ)."""
+    return batch["tokens_BL"] if "tokens_BL" in batch else batch["features_BLJ"]
+
+
 def row_context(batch: Arrays, key: jax.Array | None, dtype) -> Context:
-    """The context of rows of tokens; what the batch does not say has its plain value."""
-    rows, length = batch["tokens_BL"].shape
+    """The context of rows; what the batch does not say has its plain value."""
+    rows, length = read(batch).shape[:2]
     positions_BL = batch.get("positions_BL")
     return Context(
         positions_BL=jnp.broadcast_to(jnp.arange(length), (rows, length)) if positions_BL is None else positions_BL,

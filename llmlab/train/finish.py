@@ -36,7 +36,11 @@ def finish(result: Result, directory: Path) -> None:
         f"written to {directory}: checkpoints/, metrics.jsonl, loss.svg, run.html" + (", sample.txt" if sample else "")
     )
     print(f"look at it:   {directory / 'run.html'} in a browser")
-    print(f"try next:     llmlab generate {directory} --prompt {(result.program.experiment.train.prompt or 'Once')!r}")
+    if result.program.experiment.model.declared().decodable:
+        prompt = result.program.experiment.train.prompt or "Once"
+        print(f"try next:     llmlab generate {directory} --prompt {prompt!r}")
+    else:
+        print(f"try next:     llmlab eval {directory}")
 
 
 def write_sample(result: Result) -> str:

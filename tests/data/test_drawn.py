@@ -7,6 +7,7 @@ import pytest
 
 from llmlab.config import config
 from llmlab.data import Synthetic
+from llmlab.data.synthetic.keywords import Keywords, patterns, stretch
 from llmlab.data.synthetic.problem import Problem
 
 
@@ -53,3 +54,22 @@ def test_ids_are_numbers():
         encoder.encode("1000")
     with pytest.raises(ValueError, match="Synthetic.batch is 0"):
         Synthetic(problem=Echo(), batch=0)
+
+
+def test_key_words_are_the_same_in_both_splits_and_differ_from_each_other():
+    problem = Keywords(noise=0.0)
+    rows = {
+        split: Synthetic(problem=problem, batch=64, tests=64).open().examples[split]
+        for split in ("train", "validation")
+    }
+    for examples in rows.values():
+        for index in range(64):
+            example = examples.at(index, index)
+            said = np.flatnonzero(example["features_LJ"].any(1))
+            assert 19 <= len(said) <= 30 and example["features_LJ"].shape == (64, 16) and example["segments_L"].all()
+            heard = [
+                np.abs(stretch(word, len(said)) - example["features_LJ"][said]).max() for word in patterns(problem)
+            ]
+            assert np.argmin(heard) == example["label"] and min(heard) < 1e-5 < sorted(heard)[1]
+    with pytest.raises(ValueError, match="Keywords.length is 20; the slowest word has 30 frames"):
+        Keywords(length=20)

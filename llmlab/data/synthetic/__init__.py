@@ -22,6 +22,7 @@ from llmlab.data.synthetic.formal import (
     Reverse,
     StackManipulation,
 )
+from llmlab.data.synthetic.keywords import Keywords
 from llmlab.data.synthetic.language import Language
 from llmlab.data.synthetic.mad import (
     MAD,
@@ -56,6 +57,7 @@ __all__ = [
     "FuzzyRecall",
     "InContextRecall",
     "InductionHead",
+    "Keywords",
     "Language",
     "MarkovStream",
     "MaskedMarkov",

@@ -1,0 +1,44 @@
+"""Does a state-space model copy tokens that lie among noise only if the input chooses its step, input and output maps?
+
+    llmlab train experiments/copying.py
+    llmlab train experiments/copying.py:fixed
+    python benchmarks/synthetic.py copying
+
+Cost: about five minutes a run on 2 CPU cores. Expected: Mamba reaches an accuracy of 0.97; with maps that do not depend
+on the input it cannot tell tokens from noise, and stays below 0.6.
+"""
+
+from llmlab.data import Synthetic
+from llmlab.data.synthetic import SelectiveCopying
+from llmlab.ffn import Gated
+from llmlab.mixers.mamba import Fixed, Mamba, Selection, Selective
+from llmlab.models import Block, Decoder
+from llmlab.nn import Embedding, Normal, repeat
+from llmlab.optim import AdamW, Cosine
+from llmlab.tasks import Answers
+from llmlab.train import Experiment, Train
+
+PROBLEM = SelectiveCopying(vocab=16, noise=100, count=16)
+
+
+def config() -> Experiment:
+    return selective()
+
+
+def selective() -> Experiment:
+    return copy(Selective())
+
+
+def fixed() -> Experiment:
+    return copy(Fixed())
+
+
+def copy(selection: Selection) -> Experiment:
+    block = Block(mixer=Mamba(expand=1, selection=selection), ffn=Gated(hidden=128))
+    return Experiment(
+        model=Decoder(vocab=PROBLEM.vocab, width=64, embed=Embedding(init=Normal(std=1.0)), stack=repeat(block, 2)),
+        task=Answers(),
+        data=Synthetic(problem=PROBLEM, batch=16),
+        optim=AdamW(peak=3e-3, schedule=Cosine(warmup=100), decay=0.0),
+        train=Train(steps=2000, eval_every=500, eval_batches=8, log_every=100),
+    )
