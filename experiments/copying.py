@@ -11,14 +11,15 @@ on the input it cannot tell tokens from noise, and stays below 0.6.
 from llmlab.data import Synthetic
 from llmlab.data.synthetic import SelectiveCopying
 from llmlab.ffn import Gated
-from llmlab.mixers.mamba import Fixed, Mamba, Selection, Selective
+from llmlab.mixers.mamba import Fixed, Mamba, Selection, Selective, StepBias
 from llmlab.models import Block, Decoder
-from llmlab.nn import Embedding, Normal, repeat
+from llmlab.nn import Embedding, Fill, Normal, repeat
 from llmlab.optim import AdamW, Cosine
 from llmlab.tasks import Answers
 from llmlab.train import Experiment, Train
 
 PROBLEM = SelectiveCopying(vocab=16, noise=100, count=16)
+STEP, SLOW = StepBias(low=0.1, high=1.0), Fill(value=-3.0)  # what is read is written large and forgotten late
 
 
 def config() -> Experiment:
@@ -26,19 +27,19 @@ def config() -> Experiment:
 
 
 def selective() -> Experiment:
-    return copy(Selective())
+    return copy(Selective(bias=STEP))
 
 
 def fixed() -> Experiment:
-    return copy(Fixed())
+    return copy(Fixed(bias=STEP))
 
 
 def copy(selection: Selection) -> Experiment:
-    block = Block(mixer=Mamba(expand=1, selection=selection), ffn=Gated(hidden=128))
+    block = Block(mixer=Mamba(expand=1, selection=selection, rate=SLOW), ffn=Gated(hidden=128))
     return Experiment(
         model=Decoder(vocab=PROBLEM.vocab, width=64, embed=Embedding(init=Normal(std=1.0)), stack=repeat(block, 2)),
         task=Answers(),
         data=Synthetic(problem=PROBLEM, batch=16),
         optim=AdamW(peak=3e-3, schedule=Cosine(warmup=100), decay=0.0),
-        train=Train(steps=2000, eval_every=500, eval_batches=8, log_every=100),
+        train=Train(steps=6000, eval_every=500, eval_batches=8, log_every=100),
     )

@@ -3,6 +3,7 @@
 After a wanted change of a config: LLMLAB_GOLDEN=write python -m pytest tests/test_experiments.py
 """
 
+import inspect
 import os
 from pathlib import Path
 
@@ -11,11 +12,21 @@ import pytest
 
 from llmlab.config import from_json, show, to_json
 from llmlab.train.experiment import check_vocab
-from llmlab.train.files import load_experiment
+from llmlab.train.files import import_file, load_experiment, returns_experiment
 from llmlab.train.program import Program
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+
+
+def variants():
+    """Every function of the experiment files that gives an experiment."""
+    for file in EXPERIMENTS:
+        module = import_file(file)
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "") == file.stem and returns_experiment(value)
+            if own and not inspect.signature(value).parameters:
+                yield pytest.param(value, id=f"{file.stem}:{name}")
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -29,9 +40,9 @@ def test_config_is_golden_and_reloads(file):
     assert from_json(to_json(experiment)) == experiment
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_state_and_step_build_abstractly(file):
-    experiment = load_experiment(file)
+@pytest.mark.parametrize("make", list(variants()))
+def test_state_and_step_build_abstractly(make):
+    experiment = make()
     program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
     check_vocab(experiment)
     batch = experiment.example(experiment.data.batch)

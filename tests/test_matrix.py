@@ -63,16 +63,20 @@ MODELS = {
 
 SMALL = {
     Attention: (Attention(heads=4, kv_heads=2, view=Causal(window=5), sink=Normal(std=1.0)), Attention(heads=4)),
-    Bahdanau: (Bahdanau(),),
+    Bahdanau: (Bahdanau(score_init=Normal(std=0.3)),),  # the paper starts it at 0, without a gradient
     Convolution: (Convolution(), Convolution(place="centre", groups=2)),
     CrossAttention: (CrossAttention(heads=4),),
     DeltaNet: (DeltaNet(heads=4, chunk=4), dataclasses.replace(gated_delta_net(heads=4), chunk=4)),
     GRU: (GRU(), GRU(reset="before"), GRU(direction=Both()), GRU(initial=Summary())),
     Gated: (Gated(hidden=48),),
-    Hyena: (Hyena(longest=16, rank=8),),
+    Hyena: (Hyena(longest=32, rank=8),),
     LSTM: (LSTM(), LSTM(hidden=16)),
     LatentAttention: (LatentAttention(heads=4, rank=8, head_size=8, turned_size=4, value_size=8),),
-    LinearAttention: (LinearAttention(heads=4, chunk=4), retention(heads=4), gated_linear_attention(heads=4)),
+    LinearAttention: (
+        LinearAttention(heads=4, chunk=4),
+        dataclasses.replace(retention(heads=4), chunk=4),
+        gated_linear_attention(heads=4),
+    ),
     MoE: (
         MoE(experts=4, expert=Gated(hidden=16), shared=Gated(hidden=16)),
         MoE(experts=4, expert=Gated(hidden=16), router=Sigmoid(), form=Capacity(factor=1.0)),

@@ -22,6 +22,7 @@ FORMULAS = {
     "relu": lambda x: max(x, 0),
     "relu2": lambda x: max(x, 0) ** 2,
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "tanh": math.tanh,
 }
 
 
