@@ -37,8 +37,8 @@ class Claim:
     rates: tuple[float, ...]
 
     def __str__(self):
-        words = ("reaches" if self.reaches else "stays at", "or more" if self.above else "or less")
-        return f"{words[0]} a {self.metric} of {self.bound:g} {words[1]}"
+        word, sign = ("reaches" if self.reaches else "stays at"), (">=" if self.above else "<=")
+        return f"{word} {self.metric} {sign} {self.bound:g}"
 
     def holds(self, value: float) -> bool:
         return value >= self.bound if self.above else value <= self.bound
@@ -163,12 +163,11 @@ def write(file: Path, name: str, rows: list[dict], verdicts: dict[str, str]) -> 
 
 def show(name: str, rows: list[dict], verdicts: dict[str, str]) -> None:
     """Prints the table of runs and the verdicts."""
-    print(f"\n{'arm':<26}{'rate':>8}{'seed':>6}  {'metric':<18}{'value':>8}{'seconds':>9}")
+    print(f"\n{'arm':<26}{'rate':>8}{'seed':>6}  {'metric':<18}{'value':>8}{'CPU s':>7}")
     for row in rows:
         metric = FIGURES[name][row["arm"]].metric
-        print(
-            f"{row['arm']:<26}{row['rate']:>8g}{row['seed']:>6}  {metric:<18}{row[metric]:>8.4f}{row['seconds']:>9.0f}"
-        )
+        left = f"{row['arm']:<26}{row['rate']:>8g}{row['seed']:>6}"
+        print(f"{left}  {metric:<18}{row[metric]:>8.4f}{row['cpu_seconds']:>7.0f}")
     for arm, verdict in verdicts.items():
         print(f"{arm} {verdict}")
 

@@ -31,13 +31,15 @@ from llmlab.mixers import (
     LinearAttention,
     Mamba,
     Mamba2,
+    Selective,
     Summary,
     gated_delta_net,
     gated_linear_attention,
     retention,
 )
+from llmlab.mixers.decay import PerHead
 from llmlab.models import Block, Decoder, Encoder, EncoderDecoder
-from llmlab.nn import FeedForward, Mixer, Normal, repeat
+from llmlab.nn import FeedForward, Mixer, Normal, RMSNorm, repeat
 from llmlab.nn.parts import Part
 from llmlab.tasks import CausalLM, Continuation, MaskedLM, SpanCorruption
 from llmlab.testing.contract import CHECKS, check_ffn, check_mixer, check_model
@@ -71,18 +73,23 @@ SMALL = {
     Gated: (Gated(hidden=48),),
     Hyena: (Hyena(longest=32, rank=8),),
     LSTM: (LSTM(), LSTM(hidden=16)),
-    LatentAttention: (LatentAttention(heads=4, rank=8, head_size=8, turned_size=4, value_size=8),),
+    LatentAttention: (LatentAttention(heads=4, rank=8, head_size=8, turned_size=4, value_size=8, q_rank=12),),
     LinearAttention: (
         LinearAttention(heads=4, chunk=4),
         dataclasses.replace(retention(heads=4), chunk=4),
         gated_linear_attention(heads=4),
+        LinearAttention(heads=4, chunk=4, decay=PerHead()),
     ),
     MoE: (
         MoE(experts=4, expert=Gated(hidden=16), shared=Gated(hidden=16)),
         MoE(experts=4, expert=Gated(hidden=16), router=Sigmoid(), form=Capacity(factor=1.0)),
         MoE(experts=4, expert=Mlp(hidden=16), router=ExpertChoice()),
     ),
-    Mamba: (Mamba(state=4, chunk=4), Mamba(state=4, chunk=4, selection=Fixed())),
+    Mamba: (
+        Mamba(state=4, chunk=4),
+        Mamba(state=4, chunk=4, selection=Fixed()),
+        Mamba(state=4, chunk=4, selection=Selective(norm=RMSNorm(), rank=3)),
+    ),
     Mamba2: (Mamba2(state=8, head_size=8, groups=2, chunk=4),),
     Mlp: (Mlp(hidden=48),),
 }

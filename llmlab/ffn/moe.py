@@ -25,7 +25,7 @@ MATRICES = {Gated: ("gate", "up", "down"), Mlp: ("up", "down")}
 class MoE(FeedForward):
     """expert: one of them. top_k: experts a token, on average for ExpertChoice. shared: what every token also passes.
 
-    aux, each a number of one layer that the stack sums: "load_balance" (1 when even) and "router_z", losses that the
+    aux, of which the stack takes the mean of its layers: "load_balance" (1 when even) and "router_z", losses that the
     task weighs; "busiest", the largest share of choices that one expert has (1 / experts when even); "dropped".
     """
 

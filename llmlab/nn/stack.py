@@ -87,11 +87,13 @@ class StackLayers(Module):
         self.bias = cfg.bias and cfg.bias.build(dims, rngs)
 
     def __call__(self, x_BLD: jax.Array, ctx: Context):
-        """(y_BLD, aux): scalars summed over layers; under "stats" new statistics by path, stacked like them."""
-        ctx, scalars, stats = self.share(ctx), {}, {}
+        """(y_BLD, aux): scalars, each the mean of the layers that give it; under "stats" new statistics by path."""
+        ctx, scalars, counts, stats = self.share(ctx), {}, {}, {}
         for number, (segment, first) in enumerate(self.parts()):
 
-            def turn(x_BLD, layers, index, segment=segment, first=first):
+            given = {}  # the names of the scalars of each place of the pattern, noted when `turn` is traced
+
+            def turn(x_BLD, layers, index, segment=segment, first=first, given=given):
                 found, statistics = {}, {}
                 for place, layer in enumerate(layers):
                     x_BLD, aux = layer(x_BLD, ctx.at(first + index * len(segment.pattern) + place))
@@ -99,13 +101,17 @@ class StackLayers(Module):
                     if new:
                         statistics[str(place)] = new
                     found = _add(found, aux)
+                    given[place] = tuple(aux)
                 return x_BLD, (found, statistics)
 
             x_BLD, (found, new) = self.run(turn, x_BLD, self.segments[number], segment.repeats)
             scalars = _add(scalars, {name: values_N.sum(0) for name, values_N in found.items()})
+            for name in (name for names in given.values() for name in names):
+                counts[name] = counts.get(name, 0) + segment.repeats
             if new:
                 stats[str(number)] = new
-        return x_BLD, scalars | ({"stats": {"segments": stats}} if stats else {})
+        means = {name: value / counts[name] for name, value in scalars.items()}
+        return x_BLD, means | ({"stats": {"segments": stats}} if stats else {})
 
     def run(self, turn, x_BLD, layers, repeats: int):
         """Scans `turn` over the stacked layers under the remat policy."""

@@ -47,7 +47,7 @@ class Task(Config):
     """What a model is trained to do.
 
     auxiliary: what parts of the model add to the loss, by the names under which they give it, and how much of it, such
-    as (("load_balance", 0.01),); each is summed over layers.
+    as (("load_balance", 0.01),); each is the mean of the layers that give it.
     """
 
     auxiliary: tuple[tuple[str, float], ...] = ()
@@ -146,10 +146,10 @@ def predict(task: Task, model, batch: Arrays, key, dtype, **form) -> Outcome:
 
 
 def join(first: dict, second: dict) -> dict:
-    """What two parts of a model found: scalars of one name are summed, new statistics stand side by side."""
+    """What two parts of a model found: the mean of scalars of one name, new statistics side by side."""
     joined = {**first, **second}
     for name in first.keys() & second.keys():
-        joined[name] = {**first[name], **second[name]} if name == "stats" else first[name] + second[name]
+        joined[name] = {**first[name], **second[name]} if name == "stats" else (first[name] + second[name]) / 2
     return joined
 
 

@@ -11,7 +11,6 @@ from llmlab.mixers.latent import LatentAttention
 from llmlab.nn import Context
 from llmlab.nn.bias import Alibi
 from llmlab.nn.module import Rngs
-from llmlab.testing.contract import check_mixer
 
 BATCH, LENGTH, WIDTH = 2, 14, 8
 X = np.random.default_rng(0).normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
@@ -103,11 +102,6 @@ def test_absorbing_is_chosen_where_it_costs_fewer_products():
     for length in (1, 17, 18, 36):
         fewer = products(length, True) < products(length, False)
         assert fewer == layer.absorbs(length, slots) == (length < 18), length
-
-
-@pytest.mark.soak
-def test_the_whole_contract():
-    check_mixer(LatentAttention(heads=4, rank=8, q_rank=12, head_size=8, turned_size=4, value_size=6))
 
 
 def test_wrong_sizes_are_refused():

@@ -9,7 +9,6 @@ from llmlab.cost import Shape
 from llmlab.mixers.mamba import Fixed, Mamba, Selective
 from llmlab.nn import Context, Normal, RMSNorm
 from llmlab.nn.module import Rngs, specs
-from llmlab.testing import check_mixer
 
 DIMS, BATCH, LENGTH = {"D": 8, "N": 4}, 2, 7
 X = np.random.default_rng(0).normal(size=(BATCH, LENGTH, 8)).astype(np.float32)
@@ -60,19 +59,6 @@ def test_values_and_gradients_are_those_of_the_paper(values):
     np.testing.assert_allclose(y_BLD, expected_BLD, rtol=1e-4, atol=1e-5)
     for found, value in zip(jax.tree.leaves(pull(weights_BLD)), jax.tree.leaves(expected_pull(weights_BLD))):
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=1e-4)
-
-
-SELECTIONS = {"mamba": Selective(), "jamba": Selective(norm=RMSNorm(), rank=3), "fixed": Fixed()}
-QUICK = ("packing isolation", "decode = teacher forcing", "executed = traced FLOPs", "finite gradients")
-
-
-WHOLE = [pytest.param(name, None, marks=pytest.mark.soak) for name in SELECTIONS]
-
-
-@pytest.mark.parametrize(("name", "only"), [("jamba", QUICK), ("fixed", QUICK[1:]), *WHOLE])
-def test_contract(name, only):
-    found = check_mixer(Mamba(chunk=4, state=4, selection=SELECTIONS[name]), width=16, only=only)
-    assert "not applicable" not in "".join(found.values())
 
 
 def test_without_selection_the_layer_is_a_convolution():

@@ -9,7 +9,6 @@ from llmlab.cost import Shape
 from llmlab.mixers.recurrent import GRU, LSTM, RNN, Both, Gates, Orthogonal, Summary
 from llmlab.nn import Context, Normal
 from llmlab.nn.module import Rngs, merge, split
-from llmlab.testing import check_mixer
 
 WIDTH, HIDDEN, BATCH, LENGTH = 6, 4, 3, 7
 X = np.random.default_rng(0).normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
@@ -110,31 +109,6 @@ def test_gradients_are_those_of_finite_differences(cell):
     slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
     found = sum(jax.tree.leaves(jax.tree.map(lambda g, d: float((g * d).sum()), grads, way)))
     assert found == pytest.approx(slope, rel=2e-4)
-
-
-QUICK = ("packing isolation", "decode = teacher forcing", "executed = traced FLOPs")
-
-
-@pytest.mark.parametrize("cell", CELLS[2:], ids=NAMES[2:])
-def test_it_decodes_and_counts(cell):
-    assert len(check_mixer(renew(cell, hidden=16), width=16, only=QUICK)) == 3
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("cell", CELLS, ids=NAMES)
-def test_it_keeps_the_contract(cell):
-    found = check_mixer(renew(cell, hidden=16), width=16)
-    assert not any(seen.startswith("not applicable") for seen in found.values())
-
-
-def test_both_directions_keep_what_they_declare():
-    found = check_mixer(
-        LSTM(direction=Both()),
-        width=16,
-        only=("packing isolation", "causality", "decode = teacher forcing", "executed = traced FLOPs"),
-    )
-    assert found["packing isolation"].startswith("no gradient")
-    assert "not causal" in found["causality"] and "not decodable" in found["decode = teacher forcing"]
 
 
 MEMORY = np.random.default_rng(2).normal(size=(BATCH, 5, WIDTH)).astype(np.float32)
