@@ -54,7 +54,7 @@ def stays(bound: float, *rates: float, metric: str = "accuracy") -> Claim:
 
 # The rate that does best comes first.
 FIGURES = {
-    "mqar": {"two_layers": reaches(0.99, 3e-3, 1e-3), "one_layer": stays(0.35, 3e-3, 1e-3)},
+    "mqar": {"two_layers": reaches(0.99, 3e-3, 2e-3), "one_layer": stays(0.35, 3e-3, 2e-3)},
     "induction": {
         "two_layers": reaches(0.98, 3e-3, 6e-3),
         "mamba": reaches(0.99, 3e-3, 6e-3),
@@ -104,6 +104,8 @@ def measure(experiment, metric: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         result = train(experiment, run)
+        if not result.finished:
+            raise SystemExit("stopped; the same command goes on with the runs that are missing")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [[line["step"], round(line[metric], 4)] for line in lines if line["kind"] == "validation"]
     return {

@@ -85,8 +85,8 @@ def test_values_are_read_and_replaced_by_path():
     assert get(MODEL, DEEP) == 8 and get(put(MODEL, DEEP, None), DEEP) is None
     assert get(MODEL, DEEP) == 8  # put made a new tree
     assert flatten(MODEL)[DEEP] == 8 and dict(nodes(MODEL))["stack.segments.0.pattern.1.mixer.view"] == Causal(window=8)
-    assert [path for path, _ in nodes(Block(ffn=None))] == ["", "mixer", "mixer.view", "mixer.position", *(
-        "mixer.init", "mixer.out_init", "norm", "wiring",
+    assert [path for path, _ in nodes(Block(ffn=None))] == ["", "mixer", *(
+        "mixer.init", "mixer.out_init", "mixer.view", "mixer.position", "norm", "wiring",
     )]  # fmt: skip
 
 

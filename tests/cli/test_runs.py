@@ -63,6 +63,7 @@ def use_in_a_fresh_process(directory, loss):
     assert found.stderr.startswith("[step 4: 8 tokens in ") and len(found.stderr.splitlines()) == 1
 
 
+@pytest.mark.soak
 def test_check_holds_the_part_to_the_contract(llmlab, file):
     code, out, error = llmlab("check", file, "--only", "causality", "packing isolation", "executed = traced FLOPs")
     assert code == 0, (out, error)

@@ -54,7 +54,10 @@ def loop(layer, x_BLD):
     return jnp.einsum("blhk,hkd->bld", y_BLHK, layer.out.w[...])
 
 
-@pytest.mark.parametrize("cfg", [DeltaNet(heads=2, largest=2.0), gated_delta_net(2)], ids=["delta", "gated"])
+@pytest.mark.parametrize(
+    "cfg",
+    [pytest.param(DeltaNet(heads=2, largest=2.0), id="delta", marks=pytest.mark.soak), gated_delta_net(2)],
+)
 def test_values_and_gradients_are_those_of_the_paper(cfg):
     layer = make(cfg)
     layer.norm.scale[...] = layer.norm.scale[...] + jnp.arange(layer.norm.scale.shape[0])

@@ -47,6 +47,7 @@ WINDOWED = Decoder(
 )
 
 
+@pytest.mark.soak
 def test_the_contract_holds_for_a_decoder_of_many_kinds():
     found = check_model(WINDOWED)
     assert found.keys() == CHECKS.keys()
