@@ -4,7 +4,7 @@
     llmlab train experiments/copying.py:fixed
     python benchmarks/synthetic.py copying
 
-Cost: about five minutes a run on 2 CPU cores. Expected: Mamba reaches an accuracy of 0.97; with maps that do not depend
+Cost: about ten minutes a run on 2 CPU cores. Expected: Mamba reaches an accuracy of 0.97; with maps that do not depend
 on the input it cannot tell tokens from noise, and stays below 0.6.
 """
 

@@ -4,7 +4,7 @@
     llmlab train experiments/induction.py:mamba
     python benchmarks/synthetic.py induction
 
-Cost: about a minute a run on 2 CPU cores. Expected: two layers of attention, Mamba and a GRU do; one layer of attention
+Cost: one to three minutes a run on 2 CPU cores. Expected: two layers of attention, Mamba and a GRU do; one layer of attention
 cannot look beside what it finds, and stays near the chance of 1 / 16.
 """
 
@@ -54,7 +54,7 @@ def recall(mixer: Mixer, layers: int, position: Learned | None = None) -> Experi
             stack=repeat(Block(mixer=mixer, ffn=None), layers),
         ),
         task=Answers(),
-        data=Synthetic(problem=PROBLEM, batch=32),
+        data=Synthetic(problem=PROBLEM, batch=64),
         optim=AdamW(peak=3e-3, schedule=Cosine(warmup=100), decay=0.0),
         train=Train(steps=2000, eval_every=200, eval_batches=8, log_every=100),
     )
