@@ -4,8 +4,8 @@
     llmlab train experiments/induction.py:mamba
     python benchmarks/synthetic.py induction
 
-Cost: one to three minutes a run on 2 CPU cores. Expected: two layers of attention, Mamba and a GRU do; one layer of attention
-cannot look beside what it finds, and stays near the chance of 1 / 16.
+Cost: one to three minutes a run on 2 CPU cores. Expected: two layers of attention, Mamba and a GRU do; one layer of
+attention cannot look beside what it finds, and stays near the chance of 1 / 16.
 """
 
 from llmlab.data import Synthetic
@@ -21,7 +21,7 @@ from llmlab.tasks import Answers
 from llmlab.train import Experiment, Train
 
 PROBLEM = InductionHead(symbols=16, length=64)
-UNIT = Normal(std=1.0)  # a token is not drowned by what the first layer adds to it
+UNIT = Normal(std=1.0)  # as large as what a layer adds to it
 ATTENTION, PLACES = Attention(heads=1, position=None), Learned(length=PROBLEM.length, init=UNIT)
 
 

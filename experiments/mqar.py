@@ -18,7 +18,7 @@ from llmlab.tasks import Answers
 from llmlab.train import Experiment, Train
 
 PROBLEM = Mqar(vocab=256, length=64, pairs=4)
-UNIT = Normal(std=1.0)  # a token is not drowned by what the first layer adds to it
+UNIT = Normal(std=1.0)  # as large as what a layer adds to it
 
 
 def config() -> Experiment:
