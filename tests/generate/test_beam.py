@@ -67,7 +67,7 @@ def ranked(model, beam, prompt, source=None):
     return rows[best], ranks[best]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.soak), 1.0])
 @pytest.mark.parametrize("model", [DECODER, PAIR], ids=["decoder", "pair"])
 def test_wide_beams_find_the_best_of_all(model, penalty):
     beam = Beam(width=VOCAB**3, penalty=penalty)
