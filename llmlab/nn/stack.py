@@ -90,7 +90,6 @@ class StackLayers(Module):
         """(y_BLD, aux): scalars, each the mean of the layers that give it; under "stats" new statistics by path."""
         ctx, scalars, counts, stats = self.share(ctx), {}, {}, {}
         for number, (segment, first) in enumerate(self.parts()):
-
             given = {}  # the names of the scalars of each place of the pattern, noted when `turn` is traced
 
             def turn(x_BLD, layers, index, segment=segment, first=first, given=given):

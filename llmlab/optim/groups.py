@@ -40,7 +40,7 @@ class Group(Config):
 
 
 # Gains and biases are not decayed. Optional, as a model need not have any.
-STANDARD = (Group(match=r"(scale|bias)$", decay=0.0, optional=True), Group(match=".*"))
+STANDARD = (Group(match=r"(scale|bias|log_rate)$", decay=0.0, optional=True), Group(match=".*"))
 
 
 def assign(groups: Iterable[Group], paths: Iterable[Path]) -> dict[Path, Group]:
