@@ -200,6 +200,15 @@ def stored(letters: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, rules:
     return NamedSharding(mesh, spec(letters, shape, rules.stored, dict(mesh.shape)))
 
 
+def letters_of(name: str) -> str:
+    """The letters at the end of an array's name.
+
+    >>> letters_of("tokens_BL")
+    'BL'
+    """
+    return name.rpartition("_")[2]
+
+
 def size(letters: str, dims: Dims) -> int:
     """The product of the sizes of some letters."""
     return math.prod(dims[letter.upper()] for letter in letters)

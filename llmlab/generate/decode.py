@@ -7,7 +7,6 @@ a scan, so that Python does not run between two tokens.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -19,6 +18,8 @@ from llmlab.axes import Rules
 from llmlab.generate.sampling import Sampling
 from llmlab.nn.module import merge
 from llmlab.nn.parts import Context
+from llmlab.tasks.pairs import read_source
+from llmlab.tasks.task import row_context
 
 CHUNK = 16  # tokens of one scan
 
@@ -135,19 +136,13 @@ class Generator:
 
 def begin(model, rows: dict[str, jax.Array], slots: int, dtype):
     """(logits_BV after the prompts, the next positions_B, decode state); an encoder reads its sources here, once."""
-    tokens_BL, positions_BL = rows["tokens_BL"], rows["positions_BL"]
-    ctx = start = Context(positions_BL=positions_BL, dtype=dtype)
+    ctx = start = row_context(rows, None, dtype)
     if "source_BM" in rows:
-        source_BM, segments_BM = rows["source_BM"], rows["source_segments_BM"]
-        positions_BM = jnp.broadcast_to(jnp.arange(source_BM.shape[1]), source_BM.shape)
-        memory_BMD, _ = model.encode(
-            source_BM, Context(positions_BL=positions_BM, segments_BL=segments_BM, dtype=dtype)
-        )
-        start = dataclasses.replace(ctx, memory_BMD=memory_BMD, memory_segments_BM=segments_BM)
-    state = model.start(tokens_BL.shape[0], slots, start)
+        start, _ = read_source(model, rows, None, dtype)
+    state = model.start(rows["tokens_BL"].shape[0], slots, start)
     state = jax.tree.map(axes.shard, state, model.letters)
-    hidden_BLD, state = model.extend(tokens_BL, state, ctx)
-    return model.logits(hidden_BLD[:, -1:])[:, 0], positions_BL[:, -1] + 1, state
+    hidden_BLD, state = model.extend(rows["tokens_BL"], state, ctx)
+    return model.logits(hidden_BLD[:, -1:])[:, 0], ctx.positions_BL[:, -1] + 1, state
 
 
 def few(length: int) -> int:

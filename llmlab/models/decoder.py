@@ -89,8 +89,7 @@ class TokenModel(Module):
 
     def cost(self, shape: Shape) -> Cost:
         """Layers and head; a look-up counts nothing."""
-        table = self.embed.table if self.head.table is None else self.head.table
-        return self.stack.cost(shape) + self.head.cost(shape, table)
+        return self.stack.cost(shape) + self.head.cost(shape, self.embed)
 
 
 class DecoderModel(TokenModel):

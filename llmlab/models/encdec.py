@@ -65,5 +65,4 @@ class EncoderDecoderModel(DecoderModel):
         memory = shape.length if shape.memory is None else shape.memory
         source = Shape(shape.batch, memory, itemsize=shape.itemsize)
         target = Shape(shape.batch, shape.length, memory, shape.outputs, shape.itemsize)
-        table = self.embed.table if self.head.table is None else self.head.table
-        return self.encoder.cost(source) + self.stack.cost(target) + self.head.cost(target, table)
+        return self.encoder.cost(source) + self.stack.cost(target) + self.head.cost(target, self.embed)

@@ -124,15 +124,18 @@ class HeadLayer(Module):
         return finish(raw_BLV, bias_V, self.form)[..., : self.form.vocab]
 
     def weights(self, embedding: EmbeddingLayer):
-        table = embedding.table if self.table is None else self.table
-        bias_V = self.bias
+        table, bias_V = self.read(embedding), self.bias
         if bias_V is not None:
             bias_V = jnp.pad(bias_V[...], (0, table.shape[0] - self.form.vocab))
         return table[...], bias_V
 
-    def cost(self, shape: Shape, table: Param) -> Cost:
+    def read(self, embedding: EmbeddingLayer) -> Param:
+        """The table: its own, or the embedding's."""
+        return embedding.table if self.table is None else self.table
+
+    def cost(self, shape: Shape, embedding: EmbeddingLayer) -> Cost:
         """Only real entries count as algorithmic; the padding is executed too."""
-        rows, width = table.shape
+        rows, width = self.read(embedding).shape
         tokens = shape.batch * (shape.length if shape.outputs is None else shape.outputs)
         flops = 2.0 * tokens * width
         moved = shape.itemsize * (rows * width + tokens * width)
@@ -170,10 +173,6 @@ class TransformHeadLayer(Module):
         x_BLD = activate(self.cfg.activation, self.dense(x_BLD))
         return x_BLD if self.norm is None else self.norm(x_BLD)
 
-    @property
-    def table(self):
-        return self.head.table
-
-    def cost(self, shape: Shape, table: Param) -> Cost:
+    def cost(self, shape: Shape, embedding: EmbeddingLayer) -> Cost:
         tokens = shape.length if shape.outputs is None else shape.outputs
-        return self.dense.cost(Shape(shape.batch, tokens, itemsize=shape.itemsize)) + self.head.cost(shape, table)
+        return self.dense.cost(Shape(shape.batch, tokens, itemsize=shape.itemsize)) + self.head.cost(shape, embedding)

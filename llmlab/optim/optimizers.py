@@ -46,7 +46,7 @@ class Optimizer(Config):
 
     def direction(self, specs: Specs) -> optax.GradientTransformation:
         """The part that differs: gradient to direction of ascent, before decay and learning rate."""
-        raise NotImplementedError(f"{type(self).__name__} has no `direction`; an optimizer defines it")
+        raise TypeError(f"{type(self).__name__} must define direction(specs)")
 
     def learning_rate(self, step: Step, steps: int) -> jax.Array:
         """The learning rate at `step` of a run of `steps`, for groups with a multiple of 1."""

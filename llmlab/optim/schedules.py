@@ -24,7 +24,7 @@ class Schedule(Config):
 
     def factor(self, step: Step, steps: int) -> jax.Array:
         """The fraction of the peak learning rate at `step` (0, 1, ...) of a run of `steps`; float32, no unit."""
-        raise NotImplementedError(f"{type(self).__name__} has no `factor`; a schedule defines it")
+        raise TypeError(f"{type(self).__name__} must define factor(step, steps)")
 
 
 @config

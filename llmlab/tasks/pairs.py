@@ -16,7 +16,7 @@ import numpy as np
 from llmlab.config import Config, config
 from llmlab.cost import Shape
 from llmlab.nn.parts import Context
-from llmlab.tasks.task import Question, Task, predict, row_context
+from llmlab.tasks.task import Question, Task, predict, row_context, whole_rows
 
 
 def read_source(model, batch, key, dtype) -> tuple[Context, dict]:
@@ -47,12 +47,18 @@ def pair(source: np.ndarray, target: np.ndarray, start: int, sizes: tuple[int, i
     }
 
 
-def source_shape(batch) -> Shape:
-    return Shape(*batch["tokens_BL"].shape, memory=batch["source_BM"].shape[1])
+class Paired(Task):
+    """The base of tasks whose decoder reads what an encoder made of a source."""
+
+    def context(self, model, batch, key, dtype):
+        return read_source(model, batch, key, dtype)
+
+    def shape(self, batch):
+        return Shape(*batch["tokens_BL"].shape, memory=batch["source_BM"].shape[1])
 
 
 @config
-class Seq2Seq(Task):
+class Seq2Seq(Paired):
     """Write the target that belongs to a source, for data that gives pairs. A row counts as whole where all is hit.
 
     start, end: ids of the data that stand before and after a target; without them no text can be generated.
@@ -67,18 +73,12 @@ class Seq2Seq(Task):
             raise ValueError("Seq2Seq needs `start` and `end`, the ids around a target, to write one")
         return Question([self.start], prompt, (self.end,))
 
-    def context(self, model, batch, key, dtype):
-        return read_source(model, batch, key, dtype)
-
     def loss(self, model, batch, key, dtype):
-        return predict(self, model, batch, key, dtype, smoothing=self.smoothing)
-
-    def shape(self, batch):
-        return source_shape(batch)
+        return predict(self, model, batch, key, dtype, whole_rows, smoothing=self.smoothing)
 
 
 @config
-class Continuation(Task):
+class Continuation(Paired):
     """Read the first part of a window of text and write the rest; two ids follow those of the data: start and end.
 
     share: of the window that is read.
@@ -103,14 +103,8 @@ class Continuation(Task):
         found = pair(tokens_L[: min(cut, real)], target, start, (cut, len(tokens_L) - cut + 1))
         return found if real > cut else found | {"weights_L": np.zeros_like(found["weights_L"])}
 
-    def context(self, model, batch, key, dtype):
-        return read_source(model, batch, key, dtype)
-
     def loss(self, model, batch, key, dtype):
         return predict(self, model, batch, key, dtype)
-
-    def shape(self, batch):
-        return source_shape(batch)
 
 
 class Denoiser(Config):
@@ -169,7 +163,7 @@ def parts(total: int, count: int, random: np.random.Generator) -> np.ndarray:
 
 
 @config
-class SpanCorruption(Task):
+class SpanCorruption(Paired):
     """Write what was taken out of a text (T5). Each span is replaced by one sentinel, which stands before it in the
     target. Of several denoisers each text gets one by chance; with several modes, an id at the source's start tells it.
     After the ids of the data follow: start, end, the sentinels, the modes.
@@ -222,16 +216,8 @@ class SpanCorruption(Task):
             source = np.append(sentinel + self.sentinels + self.denoisers[number].mode, source)
         return pair(np.append(source, end), np.append(target, end), start, self.lengths(length))
 
-    def context(self, model, batch, key, dtype):
-        return read_source(model, batch, key, dtype)
-
     def loss(self, model, batch, key, dtype):
-        found = predict(self, model, batch, key, dtype)
-        del found.sums["rows"], found.sums["whole"]
-        return found
-
-    def shape(self, batch):
-        return source_shape(batch)
+        return predict(self, model, batch, key, dtype)
 
 
 def replace(text: np.ndarray, noise: np.ndarray, sentinel: int) -> np.ndarray:

@@ -133,13 +133,16 @@ def whole_rows(hits_BL, weights_BL) -> Arrays:
     return {"rows": rows_B.sum(), "whole": (rows_B & (hits_BL | ~asked_BL).all(1)).sum()}
 
 
-def predict(task: Task, model, batch: Arrays, key, dtype, **form) -> Outcome:
-    """The loss of `targets_BL` at `tokens_BL`; form: smoothing and z_loss. Counts rows where every target is hit."""
+def predict(task: Task, model, batch: Arrays, key, dtype, count=lambda hits_BL, weights_BL: {}, **form) -> Outcome:
+    """The loss of `targets_BL` at `tokens_BL`. count: further sums of where targets are hit, such as `whole_rows`.
+
+    form: smoothing and z_loss.
+    """
     ctx, found = task.context(model, batch, key, dtype)
     hidden_BLD, aux = model(batch["tokens_BL"], ctx)
     weights_BL = batch["weights_BL"]
     loss, sums = model.nll(hidden_BLD, batch["targets_BL"], weights_BL, **form)
-    sums |= whole_rows(sums.pop("hits_BL"), weights_BL)
+    sums |= count(sums.pop("hits_BL"), weights_BL)
     if "bytes_BL" in batch:
         sums["bytes"] = batch["bytes_BL"].sum()
     return task.outcome(loss, weights_BL.sum(), sums, join(found, aux))
@@ -161,9 +164,7 @@ class CausalLM(Task):
     z_loss: float = 0.0
 
     def loss(self, model, batch, key, dtype):
-        found = predict(self, model, batch, key, dtype, smoothing=self.smoothing, z_loss=self.z_loss)
-        del found.sums["rows"], found.sums["whole"]  # a packed row is no answer
-        return found
+        return predict(self, model, batch, key, dtype, smoothing=self.smoothing, z_loss=self.z_loss)
 
 
 @config
@@ -174,7 +175,7 @@ class Answers(Task):
     """
 
     def loss(self, model, batch, key, dtype):
-        return predict(self, model, batch, key, dtype)
+        return predict(self, model, batch, key, dtype, whole_rows)
 
 
 @config
@@ -193,6 +194,4 @@ class PrefixLM(Task):
         return {**example, "prefix_L": place_L < cut, "weights_L": weights_L, "bytes_L": bytes_L}
 
     def loss(self, model, batch, key, dtype):
-        found = predict(self, model, batch, key, dtype)
-        del found.sums["rows"], found.sums["whole"]
-        return found
+        return predict(self, model, batch, key, dtype)

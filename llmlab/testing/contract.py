@@ -29,6 +29,7 @@ from llmlab.models.decoder import Model
 from llmlab.nn import FeedForward, Mixer, Segment, Stack, repeat
 from llmlab.nn.module import Rngs, abstract, merge, specs, split
 from llmlab.nn.parts import Context
+from llmlab.optim.sharding import state_shardings
 from llmlab.tasks import CausalLM, Task, example_batch
 
 LENGTH, BATCH = 16, 8
@@ -199,10 +200,8 @@ def check_sharding(subject: Subject, meshes: Iterable[Mesh] | None = None) -> st
 
 def sharded_gradients(subject: Subject, mesh: jax.sharding.Mesh, rules: axes.Rules = axes.every()):
     """(loss, gradients) computed over a mesh."""
-    table = specs(subject.model)
-    place = lambda path, leaf: axes.stored(table[tuple(k.key for k in path)].axes, leaf.shape, mesh, rules)
-    shardings = jax.tree_util.tree_map_with_path(place, subject.params)
-    live = lambda name, a: axes.spec(name.rsplit("_", 1)[-1], a.shape, rules.live, dict(mesh.shape))
+    shardings = state_shardings(subject.params, specs(subject.model), mesh, rules)
+    live = lambda name, a: axes.spec(axes.letters_of(name), a.shape, rules.live, dict(mesh.shape))
     batch = {
         name: jax.device_put(a, jax.sharding.NamedSharding(mesh, live(name, a))) for name, a in subject.batch.items()
     }
@@ -224,9 +223,7 @@ def check_restore(subject: Subject) -> str:
     table, rules = specs(subject.model), axes.every()
 
     def laid_out(mesh: Mesh):
-        grid = mesh.build(jax.devices()[:8])
-        place = lambda path, leaf: axes.stored(table[tuple(k.key for k in path)].axes, leaf.shape, grid, rules)
-        return jax.tree_util.tree_map_with_path(place, subject.params)
+        return state_shardings(subject.params, table, mesh.build(jax.devices()[:8]), rules)
 
     try:
         old, new = laid_out(Mesh(fsdp=4)), laid_out(Mesh(fsdp=2, tensor=2))

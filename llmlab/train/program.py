@@ -15,7 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llmlab import axes
-from llmlab.nn.module import Rngs, Statistic, abstract, merge, specs, split
+from llmlab.nn.module import Param, Rngs, Statistic, abstract, merge, specs, split
 from llmlab.optim import state_shardings
 from llmlab.train.experiment import Experiment
 
@@ -61,16 +61,11 @@ class Program:
         """Shapes, types and shardings of the state."""
         state = jax.eval_shape(self._init, jax.random.key(0))
         rules = self.experiment.rules
-        letters = self.specs | specs(self.model, Statistic)
-
-        def place(path, leaf):
-            spec = letters[tuple(key.key for key in path)]
-            return axes.stored(spec.axes, leaf.shape, self.mesh, rules)
-
+        place = lambda tree, kind: state_shardings(tree, specs(self.model, kind), self.mesh, rules)
         self.shardings = {
             "step": self.replicated,
-            "params": jax.tree_util.tree_map_with_path(place, state["params"]),
-            "stats": jax.tree_util.tree_map_with_path(place, state["stats"]),
+            "params": place(state["params"], Param),
+            "stats": place(state["stats"], Statistic),
             "opt": state_shardings(state["opt"], self.specs, self.mesh, rules),
             "rng": self.replicated,
         }
@@ -89,7 +84,7 @@ class Program:
     def batch_sharding(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
         """Where an array of the batch lives; its letters are the end of its name."""
         live = self.experiment.rules.live
-        return NamedSharding(self.mesh, axes.spec(name.rsplit("_", 1)[-1], shape, live, dict(self.mesh.shape)))
+        return NamedSharding(self.mesh, axes.spec(axes.letters_of(name), shape, live, dict(self.mesh.shape)))
 
     def rows(self, batch: int, length: int) -> np.ndarray:
         """The rows of the global batch that this process feeds, in order; on a pod they need not be neighbours."""
@@ -156,7 +151,7 @@ class Program:
 
         def body(carry, inputs):
             index, batch = inputs
-            batch = {name: axes.shard(a, name.rsplit("_", 1)[-1]) for name, a in batch.items()}
+            batch = {name: axes.shard(a, axes.letters_of(name)) for name, a in batch.items()}
             sums, stats = part(batch, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, carry, sums), stats
 

@@ -121,5 +121,5 @@ def test_values_out_of_range_are_named(make, words):
 
 
 def test_an_optimizer_without_direction_says_so(specs):
-    with pytest.raises(NotImplementedError, match="Optimizer has no `direction`"):
+    with pytest.raises(TypeError, match=r"Optimizer must define direction\(specs\)"):
         Optimizer().build(specs, 1)

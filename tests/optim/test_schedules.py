@@ -58,5 +58,5 @@ def test_values_out_of_range_are_named(make, words):
 
 
 def test_a_schedule_without_formula_says_so():
-    with pytest.raises(NotImplementedError, match="Schedule has no `factor`"):
+    with pytest.raises(TypeError, match=r"Schedule must define factor\(step, steps\)"):
         Schedule().factor(0, 1)
