@@ -7,7 +7,7 @@ demo: .venv/ready
 	$(BIN)/llmlab train experiments/quickstart.py
 
 test: .venv/tests
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not soak"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not soak" -n auto --maxprocesses 4 --dist worksteal
 
 soak: .venv/tests
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m soak

@@ -1,4 +1,4 @@
-"""One process with 8 host devices for all tests, set before jax starts.
+"""8 host devices in each process of the tests, set before jax starts.
 
 What is compiled here runs a few times, so XLA is told to compile quickly rather than well: most of the time of these
 tests would be its passes.

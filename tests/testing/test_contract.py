@@ -19,6 +19,7 @@ from llmlab.nn import Embedding, LayerNorm, Learned, RMSNorm, Segment, Stack, Ti
 from llmlab.nn.einsum import ZEROS, Einsum
 from llmlab.nn.module import Module, Param
 from llmlab.nn.parts import Declared, Mixer
+from llmlab.nn.stack import StackLayers
 from llmlab.testing import CHECKS, Subject, Violation, check_mixer, check_model
 from llmlab.testing.contract import check_sharding, small
 
@@ -131,9 +132,8 @@ class CountsItself(PlainLayer):
 def _scanned() -> bool:
     import inspect
 
-    return not any(
-        frame.function == "run" and frame.frame.f_locals["self"].cfg.unroll == 0 for frame in inspect.stack()
-    )
+    callers = [frame.frame.f_locals.get("self") for frame in inspect.stack() if frame.function == "run"]
+    return not any(isinstance(caller, StackLayers) and caller.cfg.unroll == 0 for caller in callers)
 
 
 class AveragesItsShard(PlainLayer):
