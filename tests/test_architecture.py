@@ -15,18 +15,23 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"config"},
     {"axes"},
-    {"cost", "mesh", "data"},
+    {"cost", "names", "mesh", "data"},
     {"nn", "kernels"},
     {"mixers", "ffn"},
     {"models"},
-    {"tasks", "optim"},
+    {"presets", "tasks", "optim"},
+    {"interop"},
     {"generate"},
     {"train"},
-    {"testing"},
+    {"pretrained", "testing", "plan"},
+    {"study"},
     {"cli"},
 )
 # A budget is raised here alone, with a reason.
 LINES, FUNCTION, PARAMETERS, FIELDS = 400, 60, 8, 20
+# The first 15,000 lines hold every architecture, task, source and the loop; the published systems with their
+# checkpoints, the study and the plan came after them.
+WHOLE = 22_000
 
 
 def package(file: Path) -> str:
@@ -98,7 +103,7 @@ def test_sizes_stay_within_the_budget():
                 if count > PARAMETERS:
                     over.append(f"{name}: {node.name} has {count} parameters")
     assert not over
-    assert sum(f.read_text().count("\n") for f in FILES) < 15_000
+    assert sum(f.read_text().count("\n") for f in FILES) < WHOLE
 
 
 def is_self(node) -> bool:
