@@ -1,0 +1,1 @@
+"""Studies: arms that differ by a named delta, matched, trained with paired seeds, and compared."""
