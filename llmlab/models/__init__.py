@@ -4,11 +4,11 @@ from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Sandwich
 from llmlab.models.decoder import Decoder, Model
 from llmlab.models.encdec import EncoderDecoder
 from llmlab.models.encoder import Encoder
-from llmlab.models.heads import First, Last, Max, Mean, Pooled, Pooling, Transform
+from llmlab.models.heads import First, Last, Max, Mean, Pooled, Pooling, Tagged, Transform
 from llmlab.models.repcnn import RepCNN
 from llmlab.models.textcnn import TextCNN
 
 __all__ = [
     "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled",
-    "Pooling", "PostNorm", "PreNorm", "RepCNN", "Sandwich", "TextCNN", "Transform",
+    "Pooling", "PostNorm", "PreNorm", "RepCNN", "Sandwich", "Tagged", "TextCNN", "Transform",
 ]  # fmt: skip

@@ -6,7 +6,10 @@ memory. Letters: M, positions of the source.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
@@ -59,6 +62,20 @@ class EncoderDecoderModel(DecoderModel):
         embed = self.embed if self.source_embed is None else self.source_embed
         x_BMD, aux = self.encoder(embed(source_BM, ctx), ctx)
         return (x_BMD if self.source_norm is None else self.source_norm(x_BMD)), under("encoder", aux)
+
+    def trace(self, source_BM, target_BL, ctx: Context) -> tuple[list[jax.Array], list[jax.Array]]:
+        """The stream of the source, and of the target, before the first layer and after each; the last normalised."""
+        embed = self.embed if self.source_embed is None else self.source_embed
+        positions_BM = jnp.broadcast_to(jnp.arange(source_BM.shape[1]), source_BM.shape)
+        source = dataclasses.replace(ctx, positions_BL=positions_BM, segments_BL=ctx.memory_segments_BM)
+        found = []
+        for stack, x_BLD, near, norm in (
+            (self.encoder, embed(source_BM, source), source, self.source_norm),
+            (self.stack, self.embed(target_BL, ctx), ctx, self.norm),
+        ):
+            states = stack.trace(x_BLD, near)
+            found.append(states if norm is None else [*states[:-1], norm(states[-1])])
+        return tuple(found)
 
     def cost(self, shape: Shape) -> Cost:
         """Both halves; shape.memory is the length of the source, and of the target if that is not given."""

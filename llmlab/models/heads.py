@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
+from llmlab.kernels.cross_entropy import Form, cross_entropy
 from llmlab.models.decoder import Model, under
 from llmlab.nn.activation import Activation, activate
 from llmlab.nn.einsum import ZEROS, Einsum
@@ -87,7 +88,8 @@ class TransformLayer(Module):
 class Pooled(Model):
     """A model whose hidden states are pooled: vectors for retrieval, or classes.
 
-    trunk: any model. classes: None for vectors alone. transform: between pooling and classes.
+    trunk: any model. classes: None for vectors alone. transform: between pooling and classes. bias: of the classes,
+    None for none.
     """
 
     trunk: Model
@@ -95,6 +97,7 @@ class Pooled(Model):
     transform: Transform | None = None
     classes: int | None = None
     dropout: float = 0.0
+    bias: Init | None = ZEROS
     init: Init = Normal()
 
     def check(self):
@@ -112,14 +115,17 @@ class Pooled(Model):
     def build(self, rngs):
         return PooledModel(self, rngs)
 
+    def initial(self, mesh, rules):
+        found = self.trunk.initial(mesh, rules)
+        return None if found is None else {"trunk": found}
 
-class PooledModel(Module):
-    def __init__(self, cfg: Pooled, rngs):
+
+class OnTrunk(Module):
+    """What a head on another model shares with it."""
+
+    def __init__(self, cfg, rngs):
         self.cfg = cfg
         self.trunk = cfg.trunk.build(rngs)
-        dims = {"D": cfg.width, "J": cfg.classes}
-        self.transform = cfg.transform and cfg.transform.build(dims, rngs)
-        self.out = None if cfg.classes is None else Einsum("BD,DJ->BJ", dims, rngs, cfg.init, ZEROS)
 
     def __call__(self, tokens_BL, ctx: Context):
         """(hidden_BLD, aux) of the trunk."""
@@ -133,6 +139,18 @@ class PooledModel(Module):
         hidden_BLD, aux = self.trunk.body(x_BLD, ctx)
         return hidden_BLD, under("trunk", aux)
 
+    @property
+    def longest(self):
+        return self.trunk.longest
+
+
+class PooledModel(OnTrunk):
+    def __init__(self, cfg: Pooled, rngs):
+        super().__init__(cfg, rngs)
+        dims = {"D": cfg.width, "J": cfg.classes}
+        self.transform = cfg.transform and cfg.transform.build(dims, rngs)
+        self.out = None if cfg.classes is None else Einsum("BD,DJ->BJ", dims, rngs, cfg.init, cfg.bias)
+
     def pool(self, hidden_BLD, ctx: Context) -> jax.Array:
         """pooled_BD: one vector for each row."""
         real_BL = jnp.ones(hidden_BLD.shape[:2], bool) if ctx.segments_BL is None else ctx.segments_BL > 0
@@ -145,10 +163,6 @@ class PooledModel(Module):
             raise ValueError("this Pooled model gives vectors; set its `classes` to classify")
         return self.out(drop(self.pool(hidden_BLD, ctx), self.cfg.dropout, ctx, salt=5)).astype(jnp.float32)
 
-    @property
-    def longest(self):
-        return self.trunk.longest
-
     def cost(self, shape: Shape) -> Cost:
         rows = Shape(shape.batch, 1, itemsize=shape.itemsize)
         parts = [part for part in (self.transform and self.transform.dense, self.out) if part is not None]
@@ -156,3 +170,54 @@ class PooledModel(Module):
         for part in parts:
             found += part.cost(rows)
         return found
+
+
+@config
+class Tagged(Model):
+    """A model with classes for each token: names in a text, or the two ends of an answer (Devlin et al., 2018)."""
+
+    trunk: Model
+    classes: int = 2
+    dropout: float = 0.0
+    bias: Init | None = ZEROS
+    init: Init = Normal()
+
+    def check(self):
+        check_rate("Tagged", self.dropout)
+        if self.classes < 1:
+            raise ValueError(f"Tagged.classes is {self.classes}; a token has 1 or more")
+
+    vocab = property(lambda self: self.trunk.vocab)
+    width = property(lambda self: self.trunk.width)
+    outcomes = property(lambda self: self.classes)
+
+    def declared(self):
+        return dataclasses.replace(self.trunk.declared(), decodable=False)
+
+    def build(self, rngs):
+        return TaggedModel(self, rngs)
+
+    def initial(self, mesh, rules):
+        found = self.trunk.initial(mesh, rules)
+        return None if found is None else {"trunk": found}
+
+
+class TaggedModel(OnTrunk):
+    def __init__(self, cfg: Tagged, rngs):
+        super().__init__(cfg, rngs)
+        self.out = Einsum("BLD,DJ->BLJ", {"D": cfg.width, "J": cfg.classes}, rngs, cfg.init, cfg.bias)
+
+    def tag(self, hidden_BLD, ctx: Context) -> jax.Array:
+        """logits_BLJ in float32."""
+        return self.out(drop(hidden_BLD, self.cfg.dropout, ctx, salt=5)).astype(jnp.float32)
+
+    def nll(self, hidden_BLD, targets_BL, weights_BL, smoothing: float = 0.0, z_loss: float = 0.0):
+        """(sum of losses, {"nll", "correct", "hits_BL"}) over weighted targets, as of a head of language."""
+        form = Form(self.cfg.classes, smoothing, z_loss)
+        bias_J = None if self.out.bias is None else self.out.bias[...]
+        return cross_entropy(hidden_BLD, self.out.w[...].T, bias_J, targets_BL, weights_BL, form)
+
+    def cost(self, shape: Shape) -> Cost:
+        outputs = shape.length if shape.outputs is None else shape.outputs
+        tags = self.out.cost(Shape(shape.batch, outputs, itemsize=shape.itemsize))
+        return self.trunk.cost(dataclasses.replace(shape, outputs=0)) + tags

@@ -126,6 +126,16 @@ class StackLayers(Module):
         body = lambda x_BLD, inputs: turn(x_BLD, *inputs)
         return jax.lax.scan(body, x_BLD, (layers, jnp.arange(repeats)), unroll=self.cfg.unroll)
 
+    def trace(self, x_BLD: jax.Array, ctx: Context) -> list[jax.Array]:
+        """The stream before the first layer and after each: what probes and comparisons read."""
+        ctx, found = self.share(ctx), [x_BLD]
+        for (segment, first), layers in zip(self.parts(), self.segments):
+            for index in range(segment.repeats):
+                for place, layer in enumerate(jax.tree.map(lambda a, i=index: a[i], layers)):
+                    number = first + index * len(segment.pattern) + place
+                    found.append(layer(found[-1], ctx.at(jnp.asarray(number)))[0])
+        return found
+
     def start(self, batch: int, length: int, ctx: Context):
         """The decode state of all layers, stacked like them."""
         ctx = self.share(ctx)

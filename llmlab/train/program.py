@@ -44,7 +44,9 @@ class Program:
         # Random numbers take XLA's CPU backend long to compile and little to run: three times less at level 1.
         options = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
         make = jax.jit(self._init, out_shardings=self.shardings, compiler_options=options)
-        return make(jax.random.key(self.experiment.seed))
+        state = make(jax.random.key(self.experiment.seed))
+        given = self.experiment.model.initial(self.mesh, self.experiment.rules)
+        return state if given is None else {**state, "params": _replace(state["params"], given, "params")}
 
     def _init(self, key: jax.Array) -> State:
         build, dropout = jax.random.split(key)
@@ -180,7 +182,7 @@ def _replace(old: dict, new: dict, path: str = "stats") -> dict:
     """`old` with the leaves that `new` has. Raises KeyError for one that `old` lacks: it would be lost."""
     unknown = new.keys() - old.keys()
     if unknown:
-        raise KeyError(f"{path}: a layer gives new statistics {sorted(unknown)} and the model has {sorted(old)}")
+        raise KeyError(f"{path}: new values are given for {sorted(unknown)} and the model has {sorted(old)}")
     joined = {name: _replace(old[name], new[name], f"{path}.{name}") for name in new if isinstance(old[name], dict)}
     return {**old, **new, **joined}
 

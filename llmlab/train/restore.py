@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+
 from llmlab.train.checkpoint import Checkpoints
 from llmlab.train.experiment import Experiment
 from llmlab.train.program import Program
 from llmlab.train.run import Run, RunError
 
 
-def restore_model(directory: Path, experiment: Experiment, step: int | None = None) -> tuple[Program, dict, int]:
+def restore_model(
+    directory: Path, experiment: Experiment, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+) -> tuple[Program, dict, int]:
     """(program, {"params", "stats"}, step) of the newest checkpoint that verifies, or of `step`.
 
-    Raises RunError when the run has none.
+    mesh: other devices than the experiment's. Raises RunError when the run has none.
     """
-    program = Program(experiment, experiment.mesh.build())
+    program = Program(experiment, experiment.mesh.build() if mesh is None else mesh)
     checkpoints = Checkpoints(Run(directory, experiment).checkpoints)
     try:
         found = checkpoints.latest() if step is None else step

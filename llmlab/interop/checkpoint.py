@@ -1,0 +1,178 @@
+"""A checkpoint directory of another tool as a model of llmlab, and back.
+
+    config.json                 what the model is; its family is found by `model_type`
+    model.safetensors           its weights, or several files with an index
+
+`open_checkpoint` finds out what a directory holds, without reading weights; `Checkpoint.params` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from llmlab import axes
+from llmlab.axes import Rules
+from llmlab.config import Config
+from llmlab.interop import weights
+from llmlab.interop.safetensors import SHARD, FileError, Stored, parse_json, read_directory, write_directory
+from llmlab.models.decoder import Model
+from llmlab.names import Bound, bind
+from llmlab.nn.module import abstract, specs
+from llmlab.optim.optimizers import nest
+from llmlab.presets import FAMILIES
+from llmlab.presets.family import ConfigError, Family, Settings, plain, trunk_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a directory holds: its family, the table of its config.json, the model, and its tensors by name."""
+
+    directory: Path
+    family: Family
+    settings: dict
+    model: Model
+    stored: dict[str, Stored]
+
+    def params(self, mesh: jax.sharding.Mesh, rules: Rules, dtype: str = "float32", model: Model | None = None) -> dict:
+        """The parameters, read tensor by tensor onto the mesh.
+
+        model: one with the same parameters (other dropout or layout) to read them for; that of the config by default.
+        Raises FileError for a missing or damaged tensor and for one of another shape.
+        """
+        table, bound = names_of(self.family, model or self.model)
+        shardings = {path: axes.stored(spec.axes, spec.shape, mesh, rules) for path, spec in table.items()}
+        stored = {_renamed(name, self.family): one for name, one in self.stored.items()}
+        ignored = self.family.ignored
+        if not any(path[0] == "head" for path in table):  # what a file of tied weights may hold once more
+            ignored += (r"(^|\.)lm_head\.weight$",)
+        found = weights.match(bound, stored, self.family.prefixes, ignored, str(self.directory))
+        arrays = weights.read(bound, found, table, shardings, dtype)
+        return nest({_full(path, model or self.model): array for path, array in arrays.items()})
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """What a checkpoint directory holds. Raises FileError or ConfigError, which say what is wrong with it."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}; a checkpoint is one with a config.json")
+    settings = parse_json(directory / "config.json")
+    family = family_of(settings, str(directory / "config.json"))
+    model = family.read(Settings(settings, str(directory / "config.json")))
+    return Checkpoint(directory, family, settings, model, read_directory(directory))
+
+
+def family_of(settings: dict, where: str = "config.json") -> Family:
+    """The family that a config names. Raises ConfigError for an unknown one."""
+    kind, known = settings.get("model_type"), [family.kind for family in FAMILIES]
+    for family in FAMILIES:
+        if family.kind == kind:
+            return family
+    near = difflib.get_close_matches(str(kind), known, n=1)
+    raise ConfigError(
+        f"{where}: model_type is {kind!r}, which is not known here"
+        + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}")
+    )
+
+
+def names_of(family: Family, model: Model) -> tuple[dict, list[Bound]]:
+    """({path: Spec} of the parameters without "trunk", the tensors of a file)."""
+    trunk = trunk_of(model)
+    table = {
+        path[1:] if trunk is not model and path[0] == "trunk" else path: spec
+        for path, spec in specs(abstract(model.build)).items()
+    }
+    stacks = {name: getattr(trunk, name) for name in family.table.layers}
+    return table, bind(family.table, stacks, table)
+
+
+def write_checkpoint(
+    directory: str | Path,
+    model: Model,
+    params: dict,
+    family: Family | None = None,
+    settings: dict | None = None,
+    dtype: str = "float32",
+    shard: int = SHARD,
+) -> list[Path]:
+    """Writes config.json and the weights of a model, and gives the files.
+
+    family: found by the model where it is None. settings: further keys of config.json, such as ids of special tokens.
+    Raises ConfigError when no family has such a model.
+    """
+    directory = Path(directory)
+    family, written = fit(model) if family is None else (family, write_config(family, model))
+    directory.mkdir(parents=True, exist_ok=True)
+    table, bound = names_of(family, model)
+    arrays = {_short(path, model): leaf for path, leaf in _leaves(params)}
+    files = write_directory(directory, weights.tensors(bound, arrays, table), np.dtype(dtype), shard)
+    content = {**(settings or {}), **written, "model_type": family.kind, "torch_dtype": dtype}
+    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    return [directory / "config.json", *files]
+
+
+def fit(model: Model) -> tuple[Family, dict]:
+    """The family that has such a model, and the table of its config. Raises ConfigError where there is none."""
+    why = []
+    for family in FAMILIES:
+        try:
+            return family, write_config(family, model)
+        except ConfigError as error:
+            why.append(f"{family.kind}: {error}")
+    raise ConfigError(
+        f"no published family has a {type(model).__name__} like this, so no other tool would open it. What differs:\n  "
+        + "\n  ".join(sorted(why, key=len))
+    )
+
+
+def write_config(family: Family, model: Model) -> dict:
+    """The table of config.json of a model. Raises ConfigError with what the family cannot say."""
+    try:
+        written = family.write(model)
+        again = family.read(Settings({**written, "model_type": family.kind}))
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    width = trunk_of(model).width
+    differences = list(_differences("model", plain(model, width), plain(again, width)))
+    if differences:
+        raise ConfigError("; ".join(differences[:3]))
+    return written
+
+
+def _differences(path: str, ours, theirs):
+    """Where two plain configs differ, in words."""
+    if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
+        for index, (a, b) in enumerate(zip(ours, theirs)):
+            named = isinstance(a, tuple) and len(a) == 2 and isinstance(a[0], str)
+            yield from _differences(f"{path}.{a[0]}" if named else path if index == 0 else f"{path}.{index}", a, b)
+    elif ours != theirs:
+        yield f"{path} is {ours!r} and would be {theirs!r}"
+
+
+def _renamed(name: str, family: Family) -> str:
+    for pattern, replacement in family.renamed:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _full(path: tuple[str, ...], model: Config) -> tuple[str, ...]:
+    """The path with "trunk" where the model has a head on another model."""
+    return path if trunk_of(model) is model or path[0] in ("out", "transform") else ("trunk", *path)
+
+
+def _short(path: tuple[str, ...], model: Config) -> tuple[str, ...]:
+    return path[1:] if trunk_of(model) is not model and path[0] == "trunk" else path
+
+
+def _leaves(tree: dict, path: tuple[str, ...] = ()):
+    for key, value in tree.items():
+        yield from _leaves(value, (*path, key)) if isinstance(value, dict) else [((*path, key), value)]
+
+
+__all__ = ["Checkpoint", "FileError", "family_of", "fit", "open_checkpoint", "write_checkpoint", "write_config"]

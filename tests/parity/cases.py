@@ -1,0 +1,88 @@
+"""The tiny checkpoints that are compared with transformers: each family in several tricky variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """model, config: classes of transformers. values: of the config.
+
+    written, unwritten: how config.json differs from what transformers writes today, as older files do. strip: a prefix
+    that the names in the file lack. dtype: of the file. shards: files. pair: it reads a source and writes a target.
+    types: it is given kinds of tokens. loss: of all tokens, of masked ones, or none. greedy: whether it generates.
+    generation: further options of transformers. tolerance: of logits and hidden states. soak: checked by `make soak`.
+    """
+
+    model: str
+    config: str
+    values: dict
+    written: dict = dataclasses.field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
+    strip: str = ""
+    dtype: str = "F32"
+    shards: int = 1
+    pair: bool = False
+    types: bool = False
+    loss: str | None = "tokens"
+    greedy: bool = True
+    generation: dict = dataclasses.field(default_factory=dict)
+    tolerance: float = 1e-4
+    soak: bool = False
+
+
+LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def llama(soak=False, **values) -> Case:
+    return Case("LlamaForCausalLM", "LlamaConfig", {**LLAMA, **values}, soak=soak)
+
+
+def scaled(kind: str, soak=True, **values) -> Case:
+    return llama(soak, rope_parameters={"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **values})
+
+
+LEGACY = {
+    "rope_theta": 5e5,
+    "rope_scaling": {
+        "type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}  # fmt: skip
+CASES = {
+    "llama": llama(tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
+    "llama_multi_query_tied": llama(soak=True, num_key_value_heads=1, tie_word_embeddings=True, head_dim=12),
+    "llama_linear": scaled("linear"),
+    "llama_yarn": scaled("yarn", original_max_position_embeddings=16),
+    "llama_dynamic": Case(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
+        soak=True,
+    ),
+    "llama_three_legacy": dataclasses.replace(
+        llama(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **LEGACY["rope_scaling"]}),
+        written=LEGACY,
+        unwritten=("rope_parameters", "head_dim"),
+        strip="model.",
+        dtype="BF16",
+        shards=3,
+    ),
+    "llama_classes": Case(
+        "LlamaForSequenceClassification",
+        "LlamaConfig",
+        {**LLAMA, "num_labels": 3, "pad_token_id": 0},
+        loss=None,
+        greedy=False,
+    ),
+}

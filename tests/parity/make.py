@@ -1,0 +1,110 @@
+"""Makes the references of tests/parity/data with transformers: tiny models of each family, and what they compute.
+
+    python -m venv parity && parity/bin/pip install torch transformers safetensors
+    parity/bin/python tests/parity/make.py [case ...]
+
+A case is a class, a config, and how its directory looks. Its file holds the config as it is written, the names and
+shapes of the tensors, and what the model gives: logits, hidden states, loss, norm of all gradients, 32 greedy tokens.
+The tests make the same directory without torch (tests/parity/weights.py) and compare.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as tf
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cases import CASES, Case  # noqa: E402
+from weights import values  # noqa: E402
+
+DATA = Path(__file__).parent / "data"
+TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+BATCH, LENGTH, NEW = 2, 11, 32
+
+
+def make(case: Case) -> dict[str, np.ndarray]:
+    """What the file of a case holds."""
+    torch.manual_seed(0)
+    kind = getattr(tf, case.model)
+    fresh = kind(getattr(tf, case.config)(**case.values))
+    with tempfile.TemporaryDirectory() as folder:
+        fresh.save_pretrained(folder)
+        shapes = lay_out(Path(folder), case)
+        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        config = json.loads((Path(folder) / "config.json").read_text())
+    config = {key: value for key, value in {**config, **case.written}.items() if key not in case.unwritten}
+    found = {"config": np.array(json.dumps(config)), "shapes": np.array(json.dumps(shapes))}
+    return found | {name: np.asarray(value) for name, value in compute(model, case).items()}
+
+
+def lay_out(folder: Path, case: Case) -> dict:
+    """Replaces the weights of a directory; gives {name: [shape, offset, scale]}."""
+    shapes = {}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):  # noqa: SIM118
+            tensor = file.get_tensor(name).float()
+            offset = round(float(tensor.mean()), 1) if tensor.ndim == 1 or "A_log" in name else 0.0
+            shapes[name] = [list(tensor.shape), offset, 0.2 if tensor.ndim == 1 else 0.15]
+    made = {name: torch.from_numpy(values(name, *one)).to(TYPES[case.dtype]) for name, one in shapes.items()}
+    save_file(made, folder / "model.safetensors", {"format": "pt"})
+    return shapes
+
+
+def compute(model, case: Case) -> dict:
+    random = np.random.default_rng(7)
+    vocab = model.config.get_text_config().vocab_size
+    ids = torch.from_numpy(random.integers(3, vocab, (BATCH, LENGTH)))
+    labels = torch.from_numpy(random.integers(3, vocab, (BATCH, LENGTH - 3))) if case.pair else ids
+    given = {"input_ids": ids}
+    if case.pair:
+        given["labels"] = labels
+    elif case.loss == "tokens":
+        given["labels"] = ids
+    elif case.loss == "masked":
+        labels = torch.where(torch.from_numpy(random.random((BATCH, LENGTH)) < 0.4), ids, -100)
+        given["labels"] = labels
+    if case.types:
+        given["token_type_ids"] = torch.from_numpy((np.arange(LENGTH) > 4) * np.ones((BATCH, 1), np.int64))
+    out = model(**given, output_hidden_states=True)
+    found = {"ids": ids, "labels": labels, **({"types": given["token_type_ids"]} if case.types else {})}
+    logits = out.logits if "logits" in out else out.get("start_logits", out.get("pooler_output"))
+    if "end_logits" in out:
+        logits = torch.stack([out.start_logits, out.end_logits], -1)
+    if logits is not None:
+        found["logits"] = logits.detach()
+    states = {
+        "h": out.get("hidden_states"),
+        "s": out.get("encoder_hidden_states"),
+        "t": out.get("decoder_hidden_states"),
+    }
+    for letter, tensors in states.items():
+        found |= {f"{letter}{i}": one.detach() for i, one in enumerate(tensors or ())}
+    if out.get("loss") is not None:
+        out.loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        found |= {"loss": out.loss.detach(), "gradient": torch.sqrt(sum((grad**2).sum() for grad in grads))}
+    if case.greedy:
+        with torch.no_grad():
+            options = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None, "pad_token_id": 0}
+            found["greedy"] = model.generate(ids, **options, **case.generation)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def main() -> None:
+    DATA.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or CASES:
+        found = make(CASES[name])
+        np.savez_compressed(DATA / f"{name}.npz", **found)
+        print(name, {key: value.shape for key, value in found.items() if key in ("logits", "greedy")}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
