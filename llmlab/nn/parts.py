@@ -111,5 +111,6 @@ def drop(x: jax.Array, rate: float, ctx: Context, salt: int) -> jax.Array:
     """Dropout; `salt` tells apart the uses in one layer. Nothing where the rate is 0 or the context has no key."""
     if rate == 0 or ctx.key is None:
         return x
-    keep = jax.random.bernoulli(jax.random.fold_in(ctx.key, salt), 1 - rate, x.shape)
+    share = jax.numpy.asarray(1 - rate, jax.numpy.float32)  # a study may trace the rate
+    keep = jax.random.bernoulli(jax.random.fold_in(ctx.key, salt), share, x.shape)
     return jax.numpy.where(keep, x / (1 - rate), 0).astype(x.dtype)

@@ -108,7 +108,8 @@ class Program:
 
     # --- steps -------------------------------------------------------------------------------------------------
 
-    def _step(self, state: State, batch: Batch) -> tuple[State, dict]:
+    def _step(self, state: State, batch: Batch, live: bool | jax.Array = True) -> tuple[State, dict]:
+        """live: False where the update is not to be applied, whatever the batch gives."""
         with axes.use(self.mesh, self.experiment.rules):
             key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
             grads, weight, loss, sums, stats = self._gradients(state, batch, key)
@@ -116,7 +117,7 @@ class Program:
             grads = jax.tree.map(lambda g: g / weight, grads)
             squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(grads)])
             norm = jnp.sqrt(squares.sum())
-            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm) & live
 
             # The schedule's own count: a skipped update does not advance it.
             rate = self.experiment.optim.learning_rate(state["opt"][-1].count, self.experiment.train.steps)
