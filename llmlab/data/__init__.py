@@ -1,10 +1,11 @@
 """Text to batches of token ids; it knows only the config tree, and no jax."""
 
 from llmlab.data.drawn import Synthetic
+from llmlab.data.encoder import Encoder
 from llmlab.data.packing import Chunks, Packing, Planned, RandomWindows
 from llmlab.data.pipeline import Batches, Data, Dataset, Supply
 from llmlab.data.sources import DataError, Source, Stdlib, TextFiles, Tfds
-from llmlab.data.tokenizers import Bytes, Characters, Encoder, SentencePiece, Tokenizer
+from llmlab.data.tokenizers import Bytes, Characters, SentencePiece, Tokenizer
 
 __all__ = [
     "Batches",

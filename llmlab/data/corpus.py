@@ -18,8 +18,8 @@ import numpy as np
 
 from llmlab.config import digest
 from llmlab.data.cache import discard, publish
+from llmlab.data.encoder import Encoder
 from llmlab.data.sources import DataError, Source
-from llmlab.data.tokenizers import Encoder
 
 FORMAT = 1  # raise it when the files change, and old caches are left behind
 

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 
 from llmlab.config import config, digest
+from llmlab.data.encoder import Encoder
 from llmlab.data.packing import Example
 from llmlab.data.pipeline import Dataset, Supply, generator, unchanged
 from llmlab.data.sources import SPLITS
 from llmlab.data.synthetic.problem import Problem
-from llmlab.data.tokenizers import Encoder
 
 
 @config

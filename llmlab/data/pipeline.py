@@ -23,9 +23,10 @@ import numpy as np
 from llmlab.config import Config, config, digest
 from llmlab.data.cache import cache_folder
 from llmlab.data.corpus import Corpus, open_corpus
+from llmlab.data.encoder import Encoder
 from llmlab.data.packing import Chunks, Example, Examples, Packing
 from llmlab.data.sources import SPLITS, DataError, Source, Stdlib
-from llmlab.data.tokenizers import Encoder, SentencePiece, Tokenizer
+from llmlab.data.tokenizers import SentencePiece, Tokenizer
 
 Batch = dict[str, np.ndarray]
 

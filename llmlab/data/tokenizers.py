@@ -7,80 +7,24 @@ Letters: V vocabulary, T tokens of a text.
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import numpy as np
 
 from llmlab.config import Config, config, digest
 from llmlab.data.cache import discard, publish
+from llmlab.data.encoder import Encoder, Mark, Marks, Specials
 from llmlab.data.sources import DataError, Source, content_hash
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on at most
 SENTENCE = 2000  # characters given to the trainer at once
 SPACE = "\u2581"  # what SentencePiece writes for a space
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What turns text into ids and back.
-
-    pieces: the bytes of each id, b"" for special ones. end: the id that ends a document, or None.
-    indent: ids begin with a space that the text has not (the "dummy prefix" of some SentencePiece models).
-    """
-
-    encode_text: Callable[[bytes], np.ndarray]
-    pieces: tuple[bytes, ...]
-    end: int | None
-    fingerprint: str
-    indent: bool = False
-
-    @property
-    def vocab(self) -> int:
-        return len(self.pieces)
-
-    @cached_property
-    def bytes_V(self) -> np.ndarray:
-        """int32, how many bytes of text each id stands for: a loss in nats becomes one in bits per byte."""
-        return np.array([len(piece) for piece in self.pieces], np.int32)
-
-    def encode(self, text: bytes | str) -> np.ndarray:
-        """int32 ids of the text, without an end of document."""
-        return self.encode_text(text.encode() if isinstance(text, str) else text)
-
-    def decode(self, ids) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD, special ids and those of a task nothing."""
-        return self.stream().push(ids, final=True)
-
-    def stream(self) -> Stream:
-        return Stream(self)
-
-
-class Stream:
-    """Decodes ids as they are generated, and holds back the first bytes of a character until the rest has come.
-
-    >>> stream = Bytes().load().stream()
-    >>> stream.push([0xC3]), stream.push([0xA9])
-    ('', 'é')
-    """
-
-    def __init__(self, encoder: Encoder):
-        self._pieces, self._indent = encoder.pieces, encoder.indent
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, ids, final: bool = False) -> str:
-        """The text that these further ids complete; with `final` also U+FFFD for a character cut short."""
-        known = [index for index in np.asarray(ids, np.int64).tolist() if index < len(self._pieces)]
-        text = b"".join(self._pieces[index] for index in known)
-        if self._indent and text:
-            text, self._indent = text.removeprefix(b" "), False
-        return self._decoder.decode(text, final)
+NOTHING = np.zeros(0, np.int32)
 
 
 class Tokenizer(Config):
@@ -245,23 +189,41 @@ def train(parts: list[str], vocab: int) -> bytes:
     return model.getvalue()
 
 
-def encoder_of(model: bytes, name: str) -> Encoder:
-    """The encoder of a serialised SentencePiece model. Raises DataError when it is none."""
+def encoder_of(model: bytes, name: str, controls: Set[str] = frozenset()) -> Encoder:
+    """The encoder of a serialised SentencePiece model. Raises DataError when it is none.
+
+    controls: pieces that the text of a user never becomes, beside those that the model itself says.
+    """
     import sentencepiece
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        rules = ModelProto.FromString(model).normalizer_spec
+        proto = ModelProto.FromString(model)
+        for piece in proto.pieces:
+            if piece.piece in controls:
+                piece.type = ModelProto.SentencePiece.Type.CONTROL
+        processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
     except Exception as error:  # protobuf's DecodeError, RuntimeError or OSError, by what is wrong with the bytes
         raise DataError(f"{name} is no SentencePiece model ({error})") from error
-    pieces = tuple(piece_bytes(processor, index) for index in range(processor.get_piece_size()))
-    units = [bytes([value]) for value in SPACE.encode()]
-    exact = not rules.add_dummy_prefix and not rules.remove_extra_whitespaces and set(units) <= set(pieces)
-    encode = SentencePieceEncode(processor, np.array([pieces.index(unit) for unit in units if exact], np.int32))
-    end = processor.eos_id()
-    fingerprint = digest("sentencepiece", content_hash(model))
-    return Encoder(encode, pieces, end if end >= 0 else None, fingerprint, indent=rules.add_dummy_prefix)
+    rules, encode = proto.normalizer_spec, SentencePieceEncode.of(processor, proto.normalizer_spec)
+    follow, indent = None, rules.add_dummy_prefix
+    if indent:
+        rules.add_dummy_prefix = False
+        bare = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        follow = SentencePieceEncode(bare, NOTHING)
+    control = lambda index: processor.is_control(index) or processor.is_unknown(index)
+    marks = [Mark(processor.id_to_piece(index), index) for index in range(len(processor)) if control(index)]
+    ids = {role: getattr(processor, f"{role}_id")() for role in ("bos", "eos", "pad", "unk")}
+    return Encoder(
+        encode,
+        tuple(piece_bytes(processor, index) for index in range(len(processor))),
+        end=ids["eos"] if ids["eos"] >= 0 else None,
+        fingerprint=digest("sentencepiece", content_hash(model)),
+        indent=indent,
+        specials=Specials(
+            Marks(tuple(marks)), {r: processor.id_to_piece(i) for r, i in ids.items() if i >= 0}, follow=follow
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +235,13 @@ class SentencePieceEncode:
 
     processor: object
     bytes_of_space: np.ndarray
+
+    @classmethod
+    def of(cls, processor, rules) -> SentencePieceEncode:
+        """rules: the normaliser of the model."""
+        ids = [processor.piece_to_id(f"<0x{value:02X}>") for value in SPACE.encode()]
+        exact = not rules.add_dummy_prefix and not rules.remove_extra_whitespaces and all(map(processor.is_byte, ids))
+        return cls(processor, np.array(ids, np.int32) if exact else NOTHING)
 
     def __call__(self, text: bytes) -> np.ndarray:
         parts = text.decode().split(SPACE) if self.bytes_of_space.size else [text.decode()]

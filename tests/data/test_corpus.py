@@ -10,7 +10,7 @@ import pytest
 
 from llmlab.data import Bytes, Characters, DataError
 from llmlab.data.corpus import Corpus, open_corpus
-from llmlab.data.tokenizers import Encoder
+from llmlab.data.encoder import Encoder
 
 
 @pytest.fixture
