@@ -33,6 +33,12 @@ LETTERS = {
     "C": "channels inside a mixer",
     "R": "low rank",
 }
+
+
+class LayoutError(ValueError):
+    """A rule that cannot lay out an array over a mesh."""
+
+
 Dims = dict[str, int]  # letter -> size; a lower-case letter has the size of its upper-case twin and no rule
 
 
@@ -122,7 +128,7 @@ def every() -> Rules:
 def spec(letters: str, shape: tuple[int, ...], rules: tuple[Rule, ...], sizes: dict[str, int]) -> PartitionSpec:
     """The partition of an array whose dimensions have these letters, over a mesh with these axis sizes.
 
-    Raises ValueError when a rule names an axis that the mesh lacks, uses one twice in the array, or does not divide.
+    Raises LayoutError when a rule names an axis that the mesh lacks, uses one twice in the array, or does not divide.
     """
     if len(letters) != len(shape):
         raise ValueError(f"letters {letters!r} do not name the {len(shape)} dimensions of an array of shape {shape}")
@@ -132,18 +138,18 @@ def spec(letters: str, shape: tuple[int, ...], rules: tuple[Rule, ...], sizes: d
         for axis in dict(rules).get(letter, ()):
             name = axis.axis if isinstance(axis, Maybe) else axis
             if name not in sizes:
-                raise ValueError(f"the rule of {letter!r} names mesh axis {name!r}; the mesh has {', '.join(sizes)}")
+                raise LayoutError(f"the rule of {letter!r} names mesh axis {name!r}; the mesh has {', '.join(sizes)}")
             if sizes[name] == 1:
                 continue
             if isinstance(axis, Maybe) and (left % sizes[name] or name in used):
                 continue
             if name in used:
-                raise ValueError(
+                raise LayoutError(
                     f"array {letters!r} {shape}: {used[name]!r} and {letter!r} both use mesh axis {name!r}; "
                     f"change the rule of one, or make one Maybe({name!r})"
                 )
             if left % sizes[name]:
-                raise ValueError(
+                raise LayoutError(
                     f"array {letters!r} {shape}: {letter!r} ({LETTERS.get(letter, 'local')}) has size {size}, which "
                     f"mesh axis {name!r} of size {sizes[name]} does not divide; choose a size of the mesh that does "
                     f"(--mesh.{name}), or Maybe({name!r}) in the rule of {letter!r}"

@@ -49,19 +49,27 @@ def cross_entropy(
     logits = scale * x w^T + bias, capped if asked; the loss adds label smoothing and z_loss * log(Z)^2 (PaLM).
     Differentiable in x, w and bias, through the first result alone.
     """
-    count = chunks(x_BLD.shape[:2], w_VD.shape[0])
+    count, spare = chunks(x_BLD.shape[:2], w_VD.shape[0])
     note("cross-entropy", f"fused linear, {count} chunk{'s' * (count > 1)}")
-    return _fused(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL)
+    if not spare:
+        return _fused(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL)
+    longer = lambda a: jnp.pad(a, ((0, 0), (0, spare), (0, 0))[: a.ndim])
+    loss, sums = _fused(form, count, longer(x_BLD), w_VD, bias_V, longer(targets_BL), longer(weights_BL))
+    return loss, {**sums, "hits_BL": sums["hits_BL"][:, : x_BLD.shape[1]]}
 
 
-def chunks(shape: tuple[int, int], vocab: int) -> int:
-    """Into how many chunks the positions are cut: the fewest that divide L and keep the logits of a device small."""
+def chunks(shape: tuple[int, int], vocab: int) -> tuple[int, int]:
+    """(chunks that keep the logits of a device small, positions that are added so that they are equal).
+
+    None are added where at most a quarter more chunks than the fewest divide L.
+    """
     found = axes.scope()
     sizes = dict(found[0].shape) if found else {}
     devices = found[0].size if found else 1
     length = shape[1] // sizes.get("sequence", 1)
-    wanted = -(-shape[0] * shape[1] * vocab // (CHUNK_ELEMENTS * devices))
-    return next(n for n in range(1, length + 1) if length % n == 0 and (n >= wanted or n == length))
+    fewest = max(1, min(length, -(-shape[0] * shape[1] * vocab // (CHUNK_ELEMENTS * devices))))
+    count = next((n for n in range(fewest, min(fewest + fewest // 4, length) + 1) if length % n == 0), fewest)
+    return count, sizes.get("sequence", 1) * (-length % count)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -188,7 +188,7 @@ def check_sharding(subject: Subject, meshes: Iterable[Mesh] | None = None) -> st
         shown = dataclasses.replace(mesh, **mesh.resolve(8)).shown()
         try:
             found = sharded_gradients(subject, mesh.build(jax.devices()[:8]))
-        except ValueError as error:
+        except axes.LayoutError as error:
             left.append(f"{shown} ({error})")
             continue
         _equal(f"sharded over {shown} it differs from one device", subject.gradients, found, 1e-4)
@@ -227,7 +227,7 @@ def check_restore(subject: Subject) -> str:
 
     try:
         old, new = laid_out(Mesh(fsdp=4)), laid_out(Mesh(fsdp=2, tensor=2))
-    except ValueError as error:
+    except axes.LayoutError as error:
         raise NotApplicable(f"no mesh divides it: {error}") from error
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), subject.params, new)
     with tempfile.TemporaryDirectory() as directory:

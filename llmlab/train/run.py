@@ -157,7 +157,7 @@ class Run:
 
 
 def load(directory: Path) -> Experiment:
-    """The experiment of a run. Raises RunError when there is none."""
+    """The experiment of a run, by the code of its own copy of the file. Raises RunError when there is none."""
     record = Path(directory) / "run.json"
     if not record.exists():
         raise RunError(
@@ -167,8 +167,11 @@ def load(directory: Path) -> Experiment:
     if data.get("file"):
         from llmlab.train.files import import_file
 
-        source = Path(data["file"])
-        import_file(source if source.exists() else Path(directory) / "experiment.py", name=source.stem)
+        source, copy = Path(data["file"]), Path(directory) / "experiment.py"
+        same = source.exists() and source.read_bytes() == copy.read_bytes()
+        if not same and source.parent.is_dir() and str(source.parent) not in sys.path:
+            sys.path.append(str(source.parent))  # its neighbours, which are not copied
+        import_file(source if same else copy, name=source.stem)
     return from_dict(data["experiment"], f"{record}: experiment")
 
 
