@@ -186,6 +186,13 @@ def platform() -> str:
     return "gpu" if kind in ("cuda", "rocm") else kind
 
 
+def present() -> bool:
+    """Whether the devices of the mesh in force exist: a program can be compiled for some that do not."""
+    found = scope()
+    client = getattr(found[0].devices.flat[0], "client", None) if found else None
+    return not type(client).__name__.startswith("CompileOnly")
+
+
 def shard(x: jax.Array, letters: str) -> jax.Array:
     """Holds an activation to the live rules in force; does nothing without a mesh.
 

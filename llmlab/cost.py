@@ -8,6 +8,7 @@ is three times that.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -68,33 +69,144 @@ def visible_pairs(length: int, memory: int, causal: bool, window: int | None = N
     return triangle(memory) - triangle(memory - length) + ahead
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """FLOPs of a traced program. products: of matrix products, convolutions and kernels. elementwise: one for each
+    number that an elementwise function gives and for each that a reduction reads; a program is bound by their bytes.
+    """
+
+    products: int = 0
+    elementwise: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.products + other.products, self.elementwise + other.elementwise)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.products * times, self.elementwise * times)
+
+
 def traced_flops(function, *args) -> int:
     """FLOPs of the matrix products in the traced program, loops multiplied by their trip counts."""
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return traced_work(function, *args).products
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
-    found = 0
+def traced_work(function, *args) -> Work:
+    """All work of the traced program, over all devices. Raises ValueError for what has no static count."""
+    return work(jax.make_jaxpr(function)(*args))
+
+
+def work(program: core.ClosedJaxpr) -> Work:
+    """The same of a program that is traced already."""
+    return _count(program.jaxpr)
+
+
+PRODUCTS_OF = "kernel whose products have this many FLOPs: "
+
+
+def products_of(function, each: int):
+    """`function`, with the declaration that each product in the bodies of its Pallas kernels does `each` FLOPs in all.
+
+    For kernels without a `cost_estimate` of their own. The declaration is the name of a jitted function, which forward
+    and backward pass keep.
+    """
+    named = functools.partial(function)
+    named.__name__ = named.__qualname__ = f"{PRODUCTS_OF}{each}"
+    return jax.jit(named)
+
+
+REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "cumsum", "cumprod", "cummax", "sort")
+ELEMENTWISE = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "max",
+    "min",
+    "neg",
+    "abs",
+    "sign",
+    "floor",
+    "round",
+    "clamp",
+    "rem",
+    "add_any",
+)
+ELEMENTWISE += ("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "erf_inv", "sin", "cos", "select_n")
+ELEMENTWISE += ("add_any", "sqrt", "rsqrt", "square", "pow", "integer_pow")
+
+
+def _count(jaxpr: core.Jaxpr, each: int | None = None) -> Work:
+    """each: what `products_of` says of the kernels here."""
+    found = Work()
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contract, _), (batch, _) = eqn.params["dimension_numbers"]
-            left, right = (v.aval.shape for v in eqn.invars)
-            inner = math.prod(left[i] for i in contract)
-            shared = math.prod(left[i] for i in batch)
-            found += 2 * math.prod(left) * math.prod(right) // (inner * shared) if inner * shared else 0
-        elif eqn.primitive.name == "ragged_dot_general":
-            found += _ragged_flops(eqn)
-        inner_programs = [_count(sub) for sub in _subprograms(eqn)]
-        if eqn.primitive.name == "cond":
-            found += max(inner_programs)
-        elif eqn.primitive.name == "while" and any(inner_programs):
+        name = eqn.primitive.name
+        if name == "pallas_call":
+            found += Work(_kernel_flops(eqn, each))
+            continue
+        found += Work(_product_flops(eqn), _elementwise(eqn))
+        called = str(eqn.params.get("name", "")) if name in ("jit", "pjit") else ""
+        inside = int(called.removeprefix(PRODUCTS_OF)) if called.startswith(PRODUCTS_OF) else each
+        inner = [_count(sub, inside) for sub in _subprograms(eqn)]
+        if name == "cond":
+            found += max(inner, key=lambda work: (work.products, work.elementwise))
+        elif name == "while" and any(work.products for work in inner):
             raise ValueError("a while loop has no static trip count; write a scan, or declare the kernel's cost")
         else:
-            found += (
-                eqn.params.get("length", 1) * sum(inner_programs)
-                if eqn.primitive.name == "scan"
-                else sum(inner_programs)
-            )
+            found += sum(inner, Work()) * _times(eqn)
+    return found
+
+
+def _times(eqn) -> int:
+    """How often the programs inside run: turns of a scan, devices of a shard_map."""
+    if eqn.primitive.name == "shard_map":
+        sizes, manual = dict(eqn.params["mesh"].shape), eqn.params.get("manual_axes")
+        return math.prod(size for axis, size in sizes.items() if manual is None or axis in manual)
+    return eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+
+
+def _product_flops(eqn) -> int:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        (contract, _), (batch, _) = eqn.params["dimension_numbers"]
+        left, right = (v.aval.shape for v in eqn.invars)
+        inner = math.prod(left[i] for i in contract)
+        shared = math.prod(left[i] for i in batch)
+        return 2 * math.prod(left) * math.prod(right) // (inner * shared) if inner * shared else 0
+    if name == "ragged_dot_general":
+        return _ragged_flops(eqn)
+    if name == "conv_general_dilated":
+        kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
+        return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+    return 0
+
+
+def _elementwise(eqn) -> int:
+    name = eqn.primitive.name
+    if name in ELEMENTWISE:
+        return eqn.outvars[0].aval.size
+    return eqn.invars[0].aval.size if name in REDUCTIONS else 0
+
+
+def _kernel_flops(eqn, each: int | None) -> int:
+    """What a Pallas kernel declares: its `cost_estimate`, or `each` for every product of its body."""
+    estimate = eqn.params.get("cost_estimate")
+    if estimate is not None:
+        return int(estimate.flops)
+    products = _products_inside(eqn.params["jaxpr"])
+    if products and each is None:
+        raise ValueError(
+            f"the Pallas kernel {eqn.params.get('name', '')!r} declares no cost; give its pallas_call a cost_estimate, "
+            "or call it through llmlab.cost.products_of"
+        )
+    return products * each if products else 0
+
+
+def _products_inside(jaxpr: core.Jaxpr) -> int:
+    """How many products the text of a kernel has; of branches those of the one with most."""
+    found = 0
+    for eqn in jaxpr.eqns:
+        inner = [_products_inside(sub) for sub in _subprograms(eqn)]
+        found += (eqn.primitive.name == "dot_general") + (max if eqn.primitive.name == "cond" else sum)(inner or [0])
     return found
 
 

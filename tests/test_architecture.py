@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"config"},
     {"axes"},
-    {"cost", "names", "mesh", "data"},
+    {"cost", "names", "mesh", "chips", "data"},
     {"nn", "kernels"},
     {"mixers", "ffn"},
     {"models"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmlab import axes
-from llmlab.cost import Cost, Shape, total, traced_flops, visible_pairs
+from llmlab.cost import Cost, Shape, products_of, total, traced_flops, traced_work, visible_pairs
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 8))
 ONE = 2 * 4 * 8 * 8  # FLOPs of X @ W
@@ -85,3 +85,71 @@ def test_costs_add_and_repeat():
     one, two = Cost(1, 2, 3, 4), Cost(10, 20, 30, 40)
     assert total([one, two, one]) == Cost(12, 24, 36, 48) and one * 3 == Cost(3, 6, 9, 12)
     assert total([]) == Cost() and Shape(3, 5).tokens == 15
+
+
+def test_convolutions_are_counted():
+    """A product of the kernel with each place that it covers, for each group of channels."""
+    x_BCL, w_FcK = jnp.ones((2, 6, 10)), jnp.ones((4, 3, 5))
+    convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (1,), "VALID", feature_group_count=2)
+    assert traced_flops(convolve, x_BCL, w_FcK) == 2 * (2 * 4 * 6) * (3 * 5)
+
+
+def test_elementwise_work_is_reported_apart():
+    found = traced_work(lambda x, w: jnp.tanh(x @ w + 1).sum(), X, W)
+    assert found.products == ONE and found.elementwise == 3 * X.size  # tanh, +, and what the sum reads
+    looped = traced_work(lambda x, w: jax.lax.scan(lambda x, _: (jnp.sin(x), None), x, length=5)[0], X, W)
+    assert (looped.products, looped.elementwise) == (0, 5 * X.size)
+
+
+def test_what_each_device_does_in_a_shard_map_is_counted_for_all():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
+    spec = jax.sharding.PartitionSpec
+    shared = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(spec(("a", "b")), spec()), out_specs=spec(("a", "b")))
+    assert traced_flops(shared, X, W) == ONE
+    repeated = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(spec("a"), spec()), out_specs=spec("a"))
+    assert traced_flops(repeated, X, W) == 2 * ONE  # each half of the rows on two devices
+
+
+def kernel(x, w, **options):
+    """A Pallas kernel of one product."""
+
+    def body(x_ref, w_ref, out_ref):
+        out_ref[...] = jnp.dot(x_ref[...], w_ref[...])
+
+    from jax.experimental import pallas
+
+    out = jax.ShapeDtypeStruct((len(x), w.shape[1]), x.dtype)
+    return pallas.pallas_call(body, out_shape=out, interpret=True, **options)(x, w)
+
+
+def test_a_pallas_kernel_declares_its_cost():
+    from jax.experimental import pallas
+
+    estimate = pallas.CostEstimate(flops=77, transcendentals=0, bytes_accessed=0)
+    assert traced_flops(lambda x, w: kernel(x, w, cost_estimate=estimate), X, W) == 77
+    assert traced_flops(lambda x, w: products_of(kernel, 55)(x, w), X, W) == 55
+    with pytest.raises(ValueError, match="declares no cost; give its pallas_call a cost_estimate"):
+        traced_flops(kernel, X, W)
+
+
+def test_what_is_traced_is_what_xla_counts_of_an_unrolled_program():
+    """XLA counts elementwise work too, so the products are large."""
+    from llmlab.ffn import Gated
+    from llmlab.mixers import Attention
+    from llmlab.models import Block, Decoder
+    from llmlab.nn import Segment, Stack
+    from llmlab.nn.module import abstract, merge, split
+    from llmlab.nn.parts import Context
+
+    block = Block(mixer=Attention(heads=4), ffn=Gated(hidden=512))
+    cfg = Decoder(vocab=64, width=256, stack=Stack(segments=(Segment(pattern=(block,), repeats=2),), unroll=0))
+    structure, params, _ = split(abstract(cfg.build))
+    tokens_BL = jnp.zeros((2, 128), jnp.int32)
+
+    def run(params):
+        ctx = Context(positions_BL=jnp.broadcast_to(jnp.arange(128), (2, 128)))
+        return merge(structure, params)(tokens_BL, ctx)[0].sum()
+
+    traced = traced_work(jax.grad(run), params)
+    analysis = jax.jit(jax.grad(run)).lower(params).cost_analysis()
+    assert traced.products == pytest.approx(analysis["flops"], rel=0.02)

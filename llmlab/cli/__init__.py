@@ -10,6 +10,7 @@ COMMANDS = {
     "eval": "score a run on its whole validation split",
     "generate": "continue a prompt with a run's model",
     "describe": "print an experiment: config, parameters, sharding, FLOPs, memory",
+    "plan": "compile an experiment for a pod that is not there: memory, messages, time, cost",
     "check": "run the contract of parts on an experiment's model",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.

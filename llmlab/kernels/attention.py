@@ -16,9 +16,11 @@ from llmlab import axes
 from llmlab.cost import visible_pairs
 from llmlab.kernels.matmul import add_bias
 from llmlab.kernels.receipt import note
+from llmlab.kernels.splash import refusal, splash
 
 save_only_these_names = jax.checkpoint_policies.save_only_these_names
 HIDDEN = -1e30  # the score of a pair that is not visible; finite, so that an empty row gives no NaN
+SPLASH, CUDNN = "splash attention (Pallas)", "cuDNN flash attention"
 TILES = 4  # causal rows are computed in at most this many tiles of queries, each with the keys it can see
 SMALLEST_TILE = 128
 LONG = 512
@@ -104,9 +106,14 @@ def attend(
 
     softcap: scores s become softcap * tanh(s / softcap) before the mask. dropout: (rate, key) on the probabilities.
     """
-    if _cudnn_serves(q_BLHK, v_BMGK, mask, softcap, dropout, added):
-        note("attention", "cuDNN flash attention")
-        return _cudnn(q_BLHK, k_BMGK, v_BMGK, mask, scale)
+    fast, refused = _fast(q_BLHK, k_BMGK, v_BMGK, mask, softcap, dropout, added)
+    if fast and refused is None:
+        note("attention", fast)
+        if fast == CUDNN:
+            return _cudnn(q_BLHK, k_BMGK, v_BMGK, mask, scale)
+        q_BLHK = (q_BLHK.astype(jnp.float32) * scale).astype(q_BLHK.dtype)
+        return splash(q_BLHK, k_BMGK, v_BMGK, mask, softcap, added.sink_H)
+    instead = fast and f"{fast} ({refused})"
     length, memory = q_BLHK.shape[1], k_BMGK.shape[1]
 
     def tile(q_BLHK, mask: Mask, queries: slice, keys: slice, number):
@@ -127,9 +134,9 @@ def attend(
 
     plan, count = tiles(length, memory, mask), blocks(length, memory, mask)
     if count > 1:
-        note("attention", f"XLA, scan of {count} blocks of queries")
+        note("attention", f"XLA, scan of {count} blocks of queries", instead)
         return _scan_blocks(q_BLHK, memory, mask, count, tile)
-    note("attention", f"XLA, {len(plan)} tile{'s' * (len(plan) > 1)} of queries")
+    note("attention", f"XLA, {len(plan)} tile{'s' * (len(plan) > 1)} of queries", instead)
     rows = [tile(q_BLHK[:, queries], mask, queries, keys, i) for i, (queries, keys) in enumerate(plan)]
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
 
@@ -250,22 +257,30 @@ def _softmax_jvp(given, tangents):
     return probs, probs * (dscores - mean)
 
 
-def _cudnn_serves(q_BLHK, v_BMGK, mask: Mask, softcap, dropout, added: Added) -> bool:
+def _fast(q_BLHK, k_BMGK, v_BMGK, mask: Mask, softcap, dropout, added: Added) -> tuple[str | None, str | None]:
+    """(the platform's fast kernel or None, why it does not serve or None)."""
+    platform = axes.platform()
+    if platform == "tpu":
+        return SPLASH, refusal(q_BLHK, k_BMGK, mask, dropout, added.bias)
+    if platform == "gpu":
+        return CUDNN, _cudnn_refusal(q_BLHK, v_BMGK, mask, softcap, dropout, added)
+    return None, None
+
+
+def _cudnn_refusal(q_BLHK, v_BMGK, mask: Mask, softcap, dropout, added: Added) -> str | None:
     """cuDNN takes bf16 and fp16, heads of up to 128 in steps of 8, and masks by index; nothing joins its scores."""
-    return (
-        axes.platform() == "gpu"
-        and q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-        and q_BLHK.shape[-1] % 8 == 0
-        and q_BLHK.shape[-1] <= 128
-        and q_BLHK.shape[-1] == v_BMGK.shape[-1]
-        and added.bias is None
-        and added.sink_H is None
-        and softcap is None
-        and dropout is None
-        and mask.by_index
-        and mask.prefix_BM is None
-        and (mask.window is None or mask.causal)
-    )
+    size = q_BLHK.shape[-1]
+    if not axes.present():
+        return "a stand-in: cuDNN compiles only where the GPU is"
+    if q_BLHK.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it takes 16-bit numbers, not {q_BLHK.dtype}"
+    if size % 8 or size > 128 or size != v_BMGK.shape[-1]:
+        return f"heads of {size} and {v_BMGK.shape[-1]}"
+    if added.bias is not None or added.sink_H is not None or softcap is not None or dropout is not None:
+        return "a bias, sink, softcap or dropout"
+    if not mask.by_index or mask.prefix_BM is not None or (mask.window is not None and not mask.causal):
+        return "a mask that is not by index and causal"
+    return None
 
 
 def _cudnn(q_BLHK, k_BMGK, v_BMGK, mask: Mask, scale):

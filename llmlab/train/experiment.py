@@ -40,12 +40,14 @@ class Train(Config):
 
     eval_batches: of the validation split, None for the whole of it. accumulate: parts into which a batch is cut, one
     after the other, to save memory. precision: of activations; "auto" is bfloat16 on accelerators, float32 on CPU.
+    kernels: "fast" refuses to run where a fast kernel of the platform does not serve.
     prompt: text that the trained model continues at the end, None for none.
     """
 
     steps: int = 1000
     accumulate: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    kernels: Literal["any", "fast"] = "any"
     guard: Guard = Stop()
     log_every: int = 10
     eval_every: int | None = None

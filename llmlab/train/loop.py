@@ -15,6 +15,7 @@ from llmlab.train.experiment import Experiment, check_vocab
 from llmlab.train.feed import Feed
 from llmlab.train.meter import Meter
 from llmlab.train.metrics import Log
+from llmlab.train.plans import check_plans
 from llmlab.train.program import Program, State
 from llmlab.train.run import Run, RunError
 from llmlab.train.signals import Signals
@@ -37,6 +38,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
     check_vocab(experiment)
     program = Program(experiment, experiment.mesh.build())
     program.rows(experiment.data.batch // settings.accumulate, experiment.data.length)  # refused before a run begins
+    check_plans(experiment, directory, program.mesh)
     dataset = experiment.open_data(print if jax.process_index() == 0 else lambda _: None)
     check_prompt(experiment, program, dataset)
     with contextlib.ExitStack() as stack:
@@ -51,7 +53,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
         feed = Feed(program, dataset, index)
         stack.callback(feed.close)
         meter = Meter(program, log, skipped)
-        signals, kernels = stack.enter_context(Signals()), stack.enter_context(receipt())
+        signals, kernels = stack.enter_context(Signals()), stack.enter_context(receipt(settings.kernels == "fast"))
         validation, step, text = {}, start, dataset.fingerprint
         log.start(step)
         while True:

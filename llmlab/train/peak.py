@@ -7,20 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bf16 FLOP/s of one device, from the makers' data sheets.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from llmlab.chips import find
 
 
 def peak_flops(mesh: jax.sharding.Mesh) -> tuple[float, str]:
@@ -29,9 +16,9 @@ def peak_flops(mesh: jax.sharding.Mesh) -> tuple[float, str]:
     A kind that the table lacks, such as a CPU, is measured by a matrix product; host devices share one processor.
     """
     kind = mesh.devices.flat[0].device_kind
-    for name in sorted(PEAKS, key=len, reverse=True):
-        if kind.startswith(name):
-            return PEAKS[name] * mesh.size, f"{name}, data sheet"
+    chip = find(kind)
+    if chip is not None:
+        return chip.flops / chip.devices * mesh.size, f"{chip.kind}, {chip.source}"
     flops = measure()
     return flops * (1 if mesh.devices.flat[0].platform == "cpu" else mesh.size), f"{kind}, float32 product measured"
 

@@ -38,6 +38,7 @@ FREE = (
     "train.eval_batches",
     "train.save_every",
     "train.keep",
+    "train.kernels",
     "train.prompt",
 )
 
