@@ -24,6 +24,7 @@ import numpy as np
 from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.generate import Generator, Sampling
+from llmlab.generate.decode import few
 from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from llmlab.mesh import Mesh
 from llmlab.models.decoder import Model
@@ -141,9 +142,17 @@ class Pretrained:
         """A vector of length 1 for each text, vectors_BD.
 
         pooling: of the last hidden states; by default what the directory says (1_Pooling), else the mean of the tokens.
+        Raises ValueError for a text without tokens, and for one that is longer than the model has positions.
         """
         rows = [self.tokenizer.encode(text, special=True) for text in texts]
-        size = max(map(len, rows))
+        longest = trunk_of(abstract(self.config.build)).longest
+        for text, row in zip(texts, rows):
+            if not 0 < len(row) <= (longest or len(row)):
+                raise ValueError(
+                    f"{text[:40]!r} is {len(row)} tokens; a vector is made of 1 to {longest or 'any number'}"
+                )
+        size = few(max(map(len, rows)))
+        size = min(size, longest or size)
         tokens_BL = np.stack([np.pad(row, (0, size - len(row))) for row in rows]).astype(np.int32)
         mask_BL = np.stack([np.arange(size) < len(row) for row in rows])
         hidden_BLD = self.hidden(tokens_BL, mask_BL)
@@ -174,6 +183,12 @@ class Pretrained:
         """Ids that end a text."""
         found = self._setting("eos_token_id")
         return () if found is None else tuple(np.atleast_1d(found).tolist())
+
+    @functools.cached_property
+    def context(self) -> int | None:
+        """Positions that the model was made for; None where nothing says."""
+        found = self._setting("max_position_embeddings", "n_positions", "max_context_length", "n_ctx", "seq_length")
+        return self.origin.data.length if not isinstance(self.origin, Checkpoint) else found
 
     @functools.cached_property
     def padding(self) -> int:

@@ -8,7 +8,9 @@ import sys
 COMMANDS = {
     "train": "train an experiment, or go on with its run",
     "eval": "score a run on its whole validation split",
-    "generate": "continue a prompt with a run's model",
+    "generate": "continue or classify prompts with the model of a run or a checkpoint",
+    "chat": "talk with a model in the terminal",
+    "embed": "turn texts into vectors, search a folder of texts",
     "describe": "print an experiment: config, parameters, sharding, FLOPs, memory",
     "plan": "compile an experiment for a pod that is not there: memory, messages, time, cost",
     "check": "run the contract of parts on an experiment's model",

@@ -34,11 +34,28 @@ def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[F
     return *override(f"llmlab {command} {directory}", flags, load(directory), arguments[1:], True), directory
 
 
+def parse_model(command: str, flags: type[Flags], arguments: list[str]) -> tuple[Flags, Experiment | None, Path]:
+    """(flags, experiment, directory) of `command MODEL`: of a run, or of a checkpoint, which has no experiment."""
+    directory = Path(target(command, "MODEL", arguments))
+    if (directory / "run.json").is_file():
+        return parse_run(command, flags, arguments)
+    if len(arguments) == 1:
+        return flags(), None, directory
+    import tyro
+
+    program = f"llmlab {command} {directory}"
+    try:
+        return tyro.cli(flags, prog=program, description=flags.__doc__, args=arguments[1:]), None, directory
+    except SystemExit as ended:
+        raise SystemExit(EXIT_CONFIG if ended.code else 0) from None
+
+
 def target(command: str, kind: str, arguments: list[str]) -> str:
     if not arguments or arguments[0].startswith("-"):
         what = {
             "EXPERIMENT": "a Python file with config(), or FILE:function",
             "RUN": "a directory that `llmlab train` wrote",
+            "MODEL": "a directory with a published checkpoint, or one that `llmlab train` wrote",
         }[kind]
         usage = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]"
         if arguments and arguments[0] in ("-h", "--help"):

@@ -2,6 +2,8 @@
 
 from llmlab.generate.beam import Beam, search
 from llmlab.generate.decode import Generator
+from llmlab.generate.reading import Reading
 from llmlab.generate.sampling import Sampling
+from llmlab.generate.score import likelihoods
 
-__all__ = ["Beam", "Generator", "Sampling", "search"]
+__all__ = ["Beam", "Generator", "Reading", "Sampling", "likelihoods", "search"]

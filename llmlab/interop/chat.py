@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import re
 from pathlib import Path
@@ -61,6 +62,21 @@ class Chat:
         """int32 ids of the same. Special tokens are those that the template writes; in a message they are text."""
         veil = Veil(self.encoder.specials.marks, messages)
         return self.encoder.encode_marked(self.render(veil.hide(messages), answer, **variables), veil.show)
+
+    @functools.cached_property
+    def endings(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """What the template writes after an answer, so that it ends one: (ids, texts), texts where it has no id."""
+        answer, after = INNER[-2:]
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        try:
+            text = self.render([*said, {"role": "user", "content": after}], answer=False)
+        except ChatError:
+            return (), ()
+        rest = text.rpartition(answer)[2].partition(after)[0]
+        first = next(iter(self.encoder.specials.marks.split(rest.lstrip())), "")
+        if isinstance(first, int):
+            return (first,), ()
+        return (), (rest.rstrip(),) if rest.strip() else ()
 
 
 class Veil:

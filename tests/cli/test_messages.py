@@ -58,13 +58,21 @@ def test_experiment_files(llmlab, file, tmp_path):
     check_message(found, 78, ["number.py: config() returned a int, not an Experiment"])
 
 
-@pytest.mark.parametrize("command", ["eval", "generate"])
-def test_what_is_no_run(command, llmlab, tmp_path):
+def test_what_is_no_run(llmlab, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
-        found = llmlab(command, tmp_path / name)
+        found = llmlab("eval", tmp_path / name)
         check_message(found, 65, [f"{name} is no run: it has no run.json", "`llmlab train EXPERIMENT --run"])
-    check_message(llmlab(command), 78, ["RUN comes first, a directory that `llmlab train` wrote"])
+    check_message(llmlab("eval"), 78, ["RUN comes first, a directory that `llmlab train` wrote"])
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "embed"])
+def test_what_is_no_model(command, llmlab, tmp_path):
+    (tmp_path / "empty").mkdir()
+    found = llmlab(command, tmp_path / "nowhere")
+    check_message(found, 78, ["there is no directory", "nowhere; a checkpoint is one with a config.json"])
+    check_message(llmlab(command, tmp_path / "empty"), 65, ["there is no", "config.json"])
+    check_message(llmlab(command), 78, ["MODEL comes first, a directory with a published checkpoint, or one that"])
 
 
 def test_unknown_names(llmlab, file):

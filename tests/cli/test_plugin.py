@@ -24,7 +24,7 @@ def test_train_eval_and_generate(llmlab, file, text, tmp_path):
     code, out, _ = llmlab("generate", run, "--prompt", "ab", "ced", "--tokens", "4")
     assert code == 0 and "--- ab" in out and "--- ced" in out
     code, out, _ = llmlab("generate", run, "--prompt", "ab", "--tokens", "4", "--beams", "3")
-    assert code == 0 and "--- ab" in out
+    assert code == 0 and out.startswith("ab")
 
 
 def test_describe_shows_its_parameters(llmlab, file, text):
