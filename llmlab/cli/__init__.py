@@ -14,6 +14,7 @@ COMMANDS = {
     "describe": "print an experiment: config, parameters, sharding, FLOPs, memory",
     "plan": "compile an experiment for a pod that is not there: memory, messages, time, cost",
     "check": "run the contract of parts on an experiment's model",
+    "study": "run an ablation: matched arms, paired seeds, a verdict",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.
 EXIT_DATA, EXIT_DIVERGED, EXIT_MACHINE, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 75, 76, 78
