@@ -159,21 +159,16 @@ def progress(opened, directory: Path) -> Table:
 
 def show_arms(console: Console, opened) -> None:
     """The exact difference of every arm, and what matching made of it."""
-    from llmlab.config import show_diff
-
     study, matched = opened.study, opened.matched
     for name, experiment in study.variants().items():
-        lines = show_diff(study.base, experiment)
+        lines = changes(study.base, experiment)
         if name == study.base_name:
             lines = "  what the others are compared with"
         elif name == study.noise:
             lines = "  the base again, with initial and dropout seeds of its own"
-        elif len(lines.splitlines()) > 12:
-            kept = lines.splitlines()[:12]
-            lines = "\n".join([*kept, f"  ... and {len(lines.splitlines()) - 12} more leaves (study.json has all)"])
         turned = "".join(f"\n  matched by {path} = {value}" for path, value in matched.set[name].items())
         console.print(f"{name}\n{lines}{turned}", markup=False)
-    table = Table(box=None, pad_edge=False, title_justify="left")
+    table = Table(box=None, pad_edge=False)
     for column in ("arm", *SHOWN.values(), "off by"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, sizes in matched.sizes.items():
@@ -182,6 +177,27 @@ def show_arms(console: Console, opened) -> None:
     what = f"matched on {SHOWN[study.match]} within {study.tolerance:.2%}" if study.match else "not matched"
     console.print(f"\n{what}")
     console.print(table)
+
+
+def changes(base, arm) -> str:
+    """The difference of an arm, a line a leaf; of a part that was exchanged, the new part as one."""
+    from llmlab.config import Config, brief, diff, get
+
+    def part(config, path: str):
+        try:
+            return get(config, path)
+        except KeyError:
+            return ...
+
+    found = diff(base, arm)
+    sides = {path: (part(base, path), part(arm, path)) for path in found}
+    whole = [path for path, both in sides.items() if any(isinstance(side, Config | tuple) for side in both)]
+    lines = []
+    for path, (old, new) in sides.items():
+        if not any(path.startswith(f"{other}.") for other in whole):
+            name = type(old).__name__ if isinstance(old, Config) else "absent" if old is ... else repr(old)
+            lines.append(f"  {path}: {name} -> {'absent' if new is ... else brief(new)}")
+    return "\n".join(lines)
 
 
 def show_gates(console: Console, opened) -> None:
