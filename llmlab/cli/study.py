@@ -24,7 +24,7 @@ class Flags:
     follow, such as --data.source.path FILE; they are set in every arm that does not vary them."""
 
     run: Path | None = None
-    """Directory of the study; runs/<file> by default. One that is not finished is gone on with."""
+    """Directory of the study; runs/<file>-study by default. One that is not finished is gone on with."""
     seeds: int | None = None
     """Replicates of each arm, in place of the study's."""
     workers: int = 1
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         study = moved(study, base) if number == 0 or base == studies[0].base else moved_rung(study, studies[0], base)
         if flags.seeds is not None:
             study = dataclasses.replace(study, seeds=flags.seeds)
-        directory = flags.run or run_directory(file, name if name != "study" else "config")
+        directory = flags.run or run_directory(file, name)
         directory = directory / study.name if len(studies) > 1 else directory
         code = max(code, run(console, study, file, directory, flags, arguments))
     return code
