@@ -56,7 +56,6 @@ def target(command: str, kind: str, arguments: list[str]) -> str:
             "EXPERIMENT": "a Python file with config(), or FILE:function",
             "RUN": "a directory that `llmlab train` wrote",
             "MODEL": "a directory with a published checkpoint, or one that `llmlab train` wrote",
-            "STUDY": "a Python file with study(), or FILE:function",
         }[kind]
         usage = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]"
         if arguments and arguments[0] in ("-h", "--help"):
@@ -77,11 +76,18 @@ def override(program: str, flags: type[Flags], experiment: Experiment, arguments
     kind, leaves = mirror(experiment, demand)
     bare = tyro.conf.arg(name="")
     both = dataclasses.make_dataclass("Both", [("flags", Annotated[flags, bare]), ("leaves", Annotated[kind, bare])])
+    found = command_line(both, program, arguments, description=flags.__doc__, default=both(flags(), leaves))
+    return found.flags, restore(experiment, found.leaves)
+
+
+def command_line(flags: type[Flags], program: str, arguments: list[str], **more) -> Flags:
+    """The flags of a command, by tyro; a wrong line ends the process with the exit code of a wrong config."""
+    import tyro
+
     try:
-        found = tyro.cli(both, prog=program, description=flags.__doc__, default=both(flags(), leaves), args=arguments)
+        return tyro.cli(flags, prog=program, args=arguments, **more)
     except SystemExit as ended:
         raise SystemExit(EXIT_CONFIG if ended.code else 0) from None
-    return found.flags, restore(experiment, found.leaves)
 
 
 def set_up(cpu_devices: int | None = None) -> None:

@@ -20,6 +20,7 @@ from llmlab.study.statistics import Estimate
 
 DELTA = 1e-3  # of Huber's loss, in log L: residuals of more than 0.1 % count linearly
 EXPONENTS = np.arange(0.05, 1.3, 0.1)  # starts of alpha and of beta
+COLLINEAR = 0.98  # correlation of log N and log D from which on a law cannot part them
 STARTS = 12  # of the grid, the best of which are followed to their minimum
 CENTRE_N, CENTRE_D = math.log(1e7), math.log(1e9)  # so that A' and alpha are not almost collinear
 FLOPS_PER_PARAMETER = 6.0  # of training, for each token: 2 forward and 4 backward
@@ -79,6 +80,12 @@ def fit(parameters, tokens, losses, resamples: int = 200, alpha: float = 0.05, s
             )
     if points_3P.shape[1] < 6 or points_3P.min() <= 0:
         raise ValueError(f"{points_3P.shape[1]} runs, all numbers above 0: a law of 5 parameters needs 6 or more")
+    together = np.corrcoef(np.log(points_3P[:2]))[0, 1]
+    if abs(together) > COLLINEAR:
+        raise ValueError(
+            f"parameters and tokens of the runs go together (correlation {together:.3f}), so that alpha cannot be told "
+            "from beta: train some sizes on more or fewer tokens"
+        )
     best = min((_descend(start, points_3P) for start in _starts(points_3P)), key=lambda found: found.fun)
     random = np.random.default_rng(seed)
     draws = []
@@ -92,7 +99,7 @@ def fit(parameters, tokens, losses, resamples: int = 200, alpha: float = 0.05, s
 
 
 def _descend(start, points_3P):
-    return optimize.minimize(_objective, start, (points_3P,), "BFGS", jac=True, options={"gtol": 1e-6, "maxiter": 2000})
+    return optimize.minimize(_objective, start, (points_3P,), "BFGS", jac=True, options={"gtol": 1e-6, "maxiter": 300})
 
 
 def _objective(x, points_3P):

@@ -124,7 +124,7 @@ class Judgement:
         if self.verdict == "equivalent":
             return f"the difference surely lies within ±{question.min_effect:g}"
         if self.verdict != "undecided":
-            paired = f"the {1 - self.level:.4g} interval of the paired difference leaves out 0"
+            paired = "the interval of the paired difference leaves out 0"
             return paired if effect.test == "paired t" else f"decided by signed ranks, as {lost}"
         if effect.one_sided:
             return f"{lost}, and signed ranks do not decide"

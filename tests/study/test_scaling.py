@@ -53,6 +53,8 @@ def test_the_optimum_is_where_the_loss_is_least():
 def test_runs_that_cannot_tell_a_law_are_refused():
     with pytest.raises(ValueError, match="1 different numbers of tokens; a law needs 3 or more of each: add rungs"):
         fit(N[:6], np.full(6, 1e9), noisy(0)[:6])
+    with pytest.raises(ValueError, match="go together .correlation 1.000., so that alpha cannot be told from beta"):
+        fit(N[:6] * 2, N[:6] * 40, noisy(0)[:6])
     with pytest.raises(ValueError, match="5 runs, all numbers above 0: a law of 5 parameters needs 6"):
         fit([1e6, 2e6, 3e6, 1e6, 2e6], [1e8, 2e8, 3e8, 2e8, 1e8], [3.0, 2.9, 2.8, 2.9, 3.0])
 
