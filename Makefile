@@ -4,7 +4,7 @@ BIN = .venv/bin
 .PHONY: demo test soak lint bench clean
 
 demo: .venv/ready
-	$(BIN)/llmlab train experiments/quickstart.py
+	$(BIN)/llmlab study experiments/quickstart.py
 
 test: .venv/tests
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not soak" -n auto --maxprocesses 4 --dist worksteal

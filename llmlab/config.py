@@ -197,6 +197,21 @@ def show(cfg, indent: str = "") -> str:
     return "\n".join([head, *lines])
 
 
+def brief(cfg) -> str:
+    """One line: the class of each node with the fields that are not its defaults.
+
+    >>> @config
+    ... class Ffn(Config):
+    ...     hidden: int = 512
+    >>> brief((Ffn(), Ffn(hidden=64)))
+    '(Ffn(), Ffn(hidden=64))'
+    """
+    if isinstance(cfg, Config):
+        fields = [(f.name, getattr(cfg, f.name), f.default) for f in dataclasses.fields(cfg)]
+        return f"{type(cfg).__name__}({', '.join(f'{n}={brief(v)}' for n, v, default in fields if v != default)})"
+    return f"({', '.join(map(brief, cfg))})" if isinstance(cfg, tuple) else repr(cfg)
+
+
 def reference(cls: type) -> str:
     """`module:Class`, by which a saved config finds its class again."""
     return f"{cls.__module__}:{cls.__qualname__}"

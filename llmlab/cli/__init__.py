@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "write the report of a study, check it against its rows, or follow it live",
     "runs": "list runs and studies",
     "check": "run the contract of parts on an experiment's model",
+    "study": "run an ablation: matched arms, paired seeds, a verdict",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.
 EXIT_DATA, EXIT_DIVERGED, EXIT_MACHINE, EXIT_STOPPED, EXIT_CONFIG = 65, 70, 75, 76, 78

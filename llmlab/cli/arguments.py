@@ -56,6 +56,7 @@ def target(command: str, kind: str, arguments: list[str]) -> str:
             "EXPERIMENT": "a Python file with config(), or FILE:function",
             "RUN": "a directory that `llmlab train` wrote",
             "MODEL": "a directory with a published checkpoint, or one that `llmlab train` wrote",
+            "STUDY": "a Python file with study(), or FILE:function",
         }[kind]
         usage = f"usage: llmlab {command} {kind} [flags] [--leaf value ...]"
         if arguments and arguments[0] in ("-h", "--help"):

@@ -73,17 +73,17 @@ class Stdlib(Source):
         check_share(self.validation, "Stdlib.validation")
 
     def read(self, split):
-        files = self._files()
+        files = self.files()
         held = held_out([name for name, _ in files], self.validation)
         for name, text in files:
             if (name in held) == (split == "validation"):
                 yield name, text
 
     def fingerprint(self):
-        content = [(name, content_hash(text)) for name, text in self._files()]
+        content = [(name, content_hash(text)) for name, text in self.files()]
         return digest("stdlib", platform.python_version(), self.validation, content)
 
-    def _files(self) -> list[tuple[str, bytes]]:
+    def files(self) -> list[tuple[str, bytes]]:
         """Sorted; without tests, installed packages, what depends on the build, and what is not UTF-8."""
         root = Path(sysconfig.get_path("stdlib"))
         left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}

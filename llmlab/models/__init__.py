@@ -2,7 +2,7 @@
 
 from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Sandwich
 from llmlab.models.decoder import Decoder, Model
-from llmlab.models.encdec import EncoderDecoder
+from llmlab.models.encdec import EncoderDecoder, Reread
 from llmlab.models.encoder import Encoder
 from llmlab.models.heads import First, Last, Max, Mean, Pooled, Pooling, Tagged, Transform
 from llmlab.models.repcnn import RepCNN
@@ -10,5 +10,5 @@ from llmlab.models.textcnn import TextCNN
 
 __all__ = [
     "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled",
-    "Pooling", "PostNorm", "PreNorm", "RepCNN", "Sandwich", "Tagged", "TextCNN", "Transform",
+    "Pooling", "PostNorm", "PreNorm", "RepCNN", "Reread", "Sandwich", "Tagged", "TextCNN", "Transform",
 ]  # fmt: skip

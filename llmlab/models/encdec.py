@@ -19,6 +19,7 @@ from llmlab.mixers.cross import CrossAttention
 from llmlab.models.block import Block
 from llmlab.models.decoder import DecoderModel, Model, under
 from llmlab.nn.embed import Embedding, Head, TiedHead
+from llmlab.nn.module import Module
 from llmlab.nn.norm import RMSNorm
 from llmlab.nn.parts import Context, Norm
 from llmlab.nn.stack import Stack, repeat
@@ -83,3 +84,58 @@ class EncoderDecoderModel(DecoderModel):
         source = Shape(shape.batch, memory, itemsize=shape.itemsize)
         target = Shape(shape.batch, shape.length, memory, shape.outputs, shape.itemsize)
         return self.encoder.cost(source) + self.stack.cost(target) + self.head.cost(target, self.embed)
+
+
+@config
+class Reread(Model):
+    """An encoder-decoder that reads a row twice: the decoder reads what the encoder has read, beside its memory of it.
+
+    So BART classifies (Lewis et al., 2020, section 3.3), under a pooled head. Source and target share an embedding.
+    """
+
+    trunk: EncoderDecoder = EncoderDecoder()
+
+    vocab = property(lambda self: self.trunk.vocab)
+    width = property(lambda self: self.trunk.width)
+
+    def check(self):
+        if self.trunk.source_embed is not None:
+            raise ValueError("Reread.trunk has a source_embed, and a row that is read twice has one embedding")
+
+    def declared(self):
+        """The encoder sees the whole row."""
+        found = self.trunk.declared() & self.trunk.encoder.declared()
+        return dataclasses.replace(found, causal=False, decodable=False)
+
+    def build(self, rngs):
+        return RereadModel(self, rngs)
+
+
+class RereadModel(Module):
+    def __init__(self, cfg: Reread, rngs):
+        self.trunk = cfg.trunk.build(rngs)
+
+    def __call__(self, tokens_BL: jax.Array, ctx: Context):
+        """(hidden_BLD, aux) of the decoder."""
+        return self.body(self.embed(tokens_BL, ctx), ctx)
+
+    def embed(self, tokens_BL: jax.Array, ctx: Context):
+        return self.trunk.embed(tokens_BL, ctx)
+
+    def body(self, x_BLD: jax.Array, ctx: Context):
+        apart = None if ctx.key is None else jax.random.fold_in(ctx.key, 1 << 20)  # no layer of the decoder has it
+        memory_BMD, read = self.trunk.encoder(x_BLD, dataclasses.replace(ctx, key=apart))
+        if self.trunk.source_norm is not None:
+            memory_BMD = self.trunk.source_norm(memory_BMD)
+        both = dataclasses.replace(ctx, memory_BMD=memory_BMD, memory_segments_BM=ctx.segments_BL)
+        hidden_BLD, found = self.trunk.body(x_BLD, both)
+        stats = under("encoder", read).get("stats", {}) | found.get("stats", {})
+        scalars = {name: value for name, value in (read | found).items() if name != "stats"}
+        return hidden_BLD, scalars | ({"stats": {"trunk": stats}} if stats else {})
+
+    @property
+    def longest(self):
+        return self.trunk.longest
+
+    def cost(self, shape: Shape) -> Cost:
+        return self.trunk.cost(dataclasses.replace(shape, memory=shape.length))

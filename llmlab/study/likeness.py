@@ -14,7 +14,7 @@ from llmlab.study.record import OUTCOMES, Row
 from llmlab.tasks import Task
 
 # What a task adds to the loss that is trained, which no metric contains: arms may differ in it.
-TRAINED = {"auxiliary": (), "smoothing": 0.0, "z_loss": 0.0}
+TRAINED = ("auxiliary", "smoothing", "z_loss")
 
 
 class Unlike(ValueError):
@@ -23,9 +23,9 @@ class Unlike(ValueError):
 
 def task_name(task: Task) -> str:
     """What a task asks, without what it adds to the loss that is trained."""
-    here = {f.name for f in dataclasses.fields(task)}
-    bare = dataclasses.replace(task, **{name: value for name, value in TRAINED.items() if name in here})
-    return " ".join(show(bare).split()).replace(" auxiliary: ()", "")
+    fields = [field.name for field in dataclasses.fields(task) if field.name not in TRAINED]
+    values = ", ".join(f"{name}: {' '.join(show(getattr(task, name)).split())}" for name in fields)
+    return f"{type(task).__name__}({values})" if values else type(task).__name__
 
 
 def tokenizer_name(data: Supply) -> str:

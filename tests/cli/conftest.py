@@ -56,7 +56,7 @@ def llmlab(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LLMLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LLMLAB_HUGE_PAGES", "0")
-    for command in ("train", "eval", "generate", "check", "plan", "chat", "embed"):
+    for command in ("train", "eval", "generate", "check", "plan", "chat", "embed", "study"):
         monkeypatch.setattr(f"llmlab.cli.{command}.set_up", lambda devices=None: None)
 
     def call(*arguments):

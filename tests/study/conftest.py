@@ -16,11 +16,36 @@ from llmlab.optim import AdamW, Constant
 from llmlab.study.cells import Cells
 from llmlab.study.group import Place
 from llmlab.study.matching import Every, match
+from llmlab.study.record import Row
 from llmlab.study.runner import Worker
 from llmlab.study.study import Study, one_at_a_time
 from llmlab.train import Experiment, Train
 
 FFN = "model.stack.segments.0.pattern.0.ffn"
+
+
+@pytest.fixture(scope="session")
+def row() -> Row:
+    """A row of a replicate that is done."""
+    return Row(
+        study="s",
+        arm="base",
+        phase="replicate",
+        replicate=1,
+        trial={"optim.peak": 1e-3},
+        seeds={"init": 1, "data": 2, "dropout": 3},
+        key="0123",
+        state="done",
+        metrics={"loss": 1.5},
+        curve=[{"step": 4, "tokens": 64, "flops": 1e6, "seconds": 0.5, "loss": 1.5}],
+        axes={"parameters": 10, "active": 10, "flops": 1e6, "tokens": 64, "state_bytes": None, "seconds": 0.5},
+        task="CausalLM",
+        metric="loss",
+        tokenizer="Bytes",
+        evaluation={"fingerprint": "f", "tokens": 64.0, "bytes": 64.0},
+        code="c",
+        hardware="cpu",
+    )
 
 
 @pytest.fixture(scope="session")
