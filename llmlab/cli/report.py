@@ -28,10 +28,10 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags = command_line(Flags, "llmlab report", arguments)
-    from llmlab.study import ladder, report
+    from llmlab.study import report, rungs
     from llmlab.study.tables import verdict_table
 
-    studies = ladder.studies(flags.study)
+    studies = rungs.studies(flags.study)
     if flags.serve:
         return serve(studies, flags)
     for directory in studies:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
             print(verdict_table(directory))
             print("wrote " + ", ".join(map(str, files)))
     if len(studies) > 1:
-        print(f"{ladder.check(flags.study)} says what the rows say" if flags.check else ladder.write(flags.study))
+        print(f"{rungs.check(flags.study)} says what the rows say" if flags.check else rungs.write(flags.study))
     return 0
 
 

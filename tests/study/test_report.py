@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from llmlab.cli import run
-from llmlab.study import ladder, live, report
+from llmlab.study import live, report, rungs
 from llmlab.study.record import read_rows, read_study, write_row
 from llmlab.study.tables import verdict_table
 from tests.study.planted import plant
@@ -158,7 +158,7 @@ def test_a_ladder_says_where_the_advantage_goes(tmp_path, capsys):
     assert "1 different numbers of tokens; a law needs 3 or more" in page
     assert run("report", [str(tmp_path / "ladder"), "--check"]) == 0
     assert "says what the rows say" in capsys.readouterr().out
-    assert [path.name for path in ladder.studies(tmp_path / "ladder")] == ["rung1", "rung16", "rung4"]
+    assert [path.name for path in rungs.studies(tmp_path / "ladder")] == ["rung1", "rung16", "rung4"]
 
 
 def test_the_command_writes_checks_and_refuses(study, capsys):
