@@ -34,6 +34,7 @@ from llmlab.tasks import CausalLM, Task, example_batch
 
 LENGTH, BATCH = 16, 8
 ROUNDING = 1e-6  # of the largest gradient: an FFT, or a quotient of decays, gives zeros only up to rounding
+MOVED = 1e-5  # of the largest output: what is equal but for that rounding
 
 
 class Violation(AssertionError):
@@ -101,9 +102,32 @@ class Subject:
 
         return np.asarray(reach(self.params))
 
+    def shifts(self) -> np.ndarray:
+        """How far output l of the first row moves, as a share of the largest output, when the inputs from M on become
+        those of another row: the most over the other rows. A choice, such as a router's, moves and has no gradient."""
+
+        @jax.jit
+        def shifts(params):
+            model = self.merged(params)
+            ctx, every = self.context(model, rows=1), self.context(model)
+            x_BMD = model.embed(self.tokens_BL, every)
+            outputs = lambda x_MD: model.body(x_MD[None], ctx)[0][0]
+            length, before_lD = x_BMD.shape[1], outputs(x_BMD[0])
+
+            def shift(case):
+                row, start = case // length + 1, case % length
+                changed_MD = jnp.where(jnp.arange(length)[:, None] < start, x_BMD[0], x_BMD[row])
+                return jnp.abs(outputs(changed_MD) - before_lD).max(-1)
+
+            # One case at a time: rows of one batch may meet, in experts that are full.
+            moved_l = jax.lax.map(shift, jnp.arange((len(x_BMD) - 1) * length))
+            return moved_l.reshape(-1, length, length).max(0).T / jnp.abs(before_lD).max()
+
+        return np.asarray(shifts(self.params))
+
 
 def check_causality(subject: Subject) -> str:
-    """No output has a gradient with respect to a later input."""
+    """No output has a gradient with respect to a later input, or moves when later inputs change."""
     if not subject.declared.causal:
         raise NotApplicable("it declares that it is not causal")
     reach_lM = subject.reach()
@@ -111,7 +135,14 @@ def check_causality(subject: Subject) -> str:
     if ahead_lM.max() > ROUNDING * reach_lM.max():
         at, later = np.unravel_index(ahead_lM.argmax(), ahead_lM.shape)
         raise Violation(f"looks ahead: the output at position {at} depends on the input at {later}")
-    return "no gradient from later positions"
+    moved_lM = np.triu(subject.shifts(), 1)
+    if moved_lM.max() > MOVED:
+        at, later = np.unravel_index(moved_lM.argmax(), moved_lM.shape)
+        raise Violation(
+            f"looks ahead by a choice: the output at position {at} moves with the inputs from {later} on, by "
+            f"{moved_lM.max():.1e} of the largest, and has no gradient there"
+        )
+    return "no gradient from later positions, and they move nothing"
 
 
 def check_isolation(subject: Subject) -> str:

@@ -97,6 +97,14 @@ class LooksAhead(PlainLayer):
         return self.w(x_BLD + 1e-3 * jnp.roll(x_BLD, -1, axis=1)), {}
 
 
+class ChoosesByWhatComes(PlainLayer):
+    """Goes one of two ways by the sign of a later input, as a router would; that has no gradient."""
+
+    def __call__(self, x_BLD, ctx):
+        later_BL1 = jnp.roll(x_BLD, -1, axis=1)[..., :1]
+        return self.w(jnp.where(later_BL1 > 0, x_BLD, -x_BLD)), {}
+
+
 class MixesDocuments(PlainLayer):
     """The previous position, whatever document it is of."""
 
@@ -174,7 +182,8 @@ class NeedsFloat32(PlainLayer):
 
 
 FAULTS = {
-    LooksAhead: ("causality", "looks ahead"),
+    LooksAhead: ("causality", "looks ahead: "),
+    ChoosesByWhatComes: ("causality", "looks ahead by a choice"),
     MixesDocuments: ("packing isolation", "mixes packed documents"),
     ForgetsState: ("decode = teacher forcing", "differs from the parallel form"),
     ForgetsPadding: ("decode = teacher forcing", "begins with padding"),
