@@ -5,7 +5,8 @@
 Models: gpt2, llama, bert, mamba of 6 layers, t5 of 3 + 3 (128 + 128 positions), mixtral of 4 with 4 experts; width 384,
 6 heads, vocabulary 8,192, 8 x 256 tokens (mamba 2 x 256), float32, AdamW; mamba2 has no peer here. Each worker is a
 process of its own that steps when told, so that both see the same machine; the ratio is of the best step and of the
-median. Writes benchmarks/results/train_cpu.json.
+median. The floor is what llmlab's step would take if its matrix products were all there is: the FLOPs that it
+executes at the rate of a product of 1,024 x 1,024, measured after each step. Writes benchmarks/results/train_cpu.json.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BATCH, LENGTH, VOCAB, WIDTH, LAYERS, HEADS = 8, 256, 8192, 384, 6, 6
+SQUARE = 1024  # rows and columns of the product that the floor is measured by
 
 
 def llmlab_experiment(family: str, precision: str):
@@ -76,8 +78,10 @@ def llmlab_experiment(family: str, precision: str):
 
 
 def llmlab_step(family: str, precision: str):
-    """A function that does one training step and waits for it."""
+    """(A function that does one training step and waits for it, the FLOPs of its matrix products, a function that gives
+    the FLOP/s of a large one now)."""
     import jax
+    import jax.numpy as jnp
 
     from llmlab.tasks import example_batch
     from llmlab.train.program import Program
@@ -96,7 +100,15 @@ def llmlab_step(family: str, precision: str):
         holder["state"], metrics = program.step(holder["state"], batch)
         return float(metrics["objective"])
 
-    return step
+    square, product = jnp.ones((SQUARE, SQUARE), precision), jax.jit(jnp.matmul)
+    product(square, square).block_until_ready()
+
+    def rate():
+        began = time.perf_counter()
+        product(square, square).block_until_ready()
+        return 2 * SQUARE**3 / (time.perf_counter() - began)
+
+    return step, 3 * program.model.cost(experiment.task.shape(batch)).executed, rate
 
 
 def rows(family: str) -> int:
@@ -163,18 +175,19 @@ def torch_step(family: str, precision: str):
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    return step
+    return step, None, lambda: None
 
 
 def work(peer: str, family: str, precision: str) -> None:
-    """Steps once for each line of standard input; answers with wall and CPU seconds."""
-    step = {"llmlab": llmlab_step, "torch": torch_step}[peer](family, precision)
+    """Steps once for each line of standard input; answers with wall and CPU seconds, loss and FLOP/s of a product."""
+    step, flops, rate = {"llmlab": llmlab_step, "torch": torch_step}[peer](family, precision)
     step(), step()
-    print("ready", flush=True)
+    print(json.dumps({"flops": flops}), flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         loss = step()
-        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, loss]), flush=True)
+        seconds = [time.perf_counter() - wall, time.process_time() - cpu]
+        print(json.dumps([*seconds, loss, rate()]), flush=True)
 
 
 def start(python: str, peer: str, family: str, precision: str) -> subprocess.Popen:
@@ -185,33 +198,45 @@ def start(python: str, peer: str, family: str, precision: str) -> subprocess.Pop
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+def until_ready(name: str, worker: subprocess.Popen) -> float | None:
+    """Waits for a worker's first line that is not a library's, and gives the FLOPs it says."""
+    for line in worker.stdout:
+        if line.startswith('{"flops"'):
+            return json.loads(line)["flops"]
+    raise RuntimeError(f"the {name} worker ended")
+
+
 def compare(family: str, precision: str, rounds: int, steps: int, torch_python: str | None) -> dict:
     workers = {"llmlab": start(sys.executable, "llmlab", family, precision)}
     if torch_python and family != "mamba2":
         workers["torch"] = start(torch_python, "torch", family, precision)
-    for name, worker in workers.items():
-        while (line := worker.stdout.readline()).strip() != "ready":
-            if not line:
-                raise RuntimeError(f"the {name} worker ended")
+    flops = {name: until_ready(name, worker) for name, worker in workers.items()}
     seen = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
             for _ in range(steps):
                 worker.stdin.write("\n")
                 worker.stdin.flush()
-                seen[name].append(json.loads(worker.stdout.readline())[:2])
+                seen[name].append(json.loads(worker.stdout.readline()))
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
     tokens = rows(family) * LENGTH
     found = {"family": family, "precision": precision}
     for name, times in seen.items():
-        walls, cpus = zip(*times)
+        walls, cpus, *_ = zip(*times)
         found[name] = {
             "tokens_per_second_best": round(tokens / min(walls)),
             "tokens_per_second_median": round(tokens / statistics.median(walls)),
             "cpu_seconds_per_step": round(min(cpus), 4),
         }
+    rate = max(rate for *_, rate in seen["llmlab"])
+    floor = tokens * rate / flops["llmlab"]
+    found["floor"] = {
+        "product_gigaflops": round(rate / 1e9),
+        "tokens_per_second": round(floor),
+        "share_reached": round(found["llmlab"]["tokens_per_second_best"] / floor, 3),
+    }
     if "torch" in found:
         keys = ("tokens_per_second_best", "tokens_per_second_median")
         found["ratio"] = {key: round(found["llmlab"][key] / found["torch"][key], 3) for key in keys}
