@@ -7,8 +7,8 @@
 Cost: about a minute a run on one CPU core. Expected: two layers reach an accuracy of 0.99 after a plateau near
 1 / pairs = 0.25, where a model guesses among the values of the row; one layer stays there.
 
-Positions are a bias for each distance, wide from the start: a head that looks at the token before is found at once, and
-the plateau is short. With learned positions it took a thousand steps or, with some seeds, no end.
+Positions are a bias for each distance, wide from the start, so that a head may look at the token before early on. When
+the plateau ends depends on the seed still: see docs/log.md.
 """
 
 from llmlab.data import Synthetic
