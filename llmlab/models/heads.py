@@ -51,7 +51,7 @@ class Mean(Pooling):
 
     def __call__(self, hidden_BLD, real_BL):
         weights_BL = real_BL / jnp.maximum(real_BL.sum(1, keepdims=True), 1)
-        return jnp.einsum("BLD,BL->BD", hidden_BLD, weights_BL.astype(hidden_BLD.dtype))
+        return (hidden_BLD * weights_BL[..., None].astype(hidden_BLD.dtype)).sum(1)
 
 
 @config
