@@ -35,6 +35,8 @@ class Flags:
     """Slurm's partition, with --slurm."""
     dry: bool = False
     """Match, look and tell the cost; train nothing."""
+    fresh: bool = False
+    """Start over: what the directory holds of a study is deleted."""
     retry: bool = False
     """Train anew what crashed or ran out of memory."""
     contracts: bool = True
@@ -85,7 +87,7 @@ def moved_rung(study, first, base):
 def run(console: Console, study, file: Path, directory: Path, flags: Flags, arguments: list[str]) -> int:
     """One study from beginning to end, or one worker of it."""
     from llmlab.study.group import Place, Preempted
-    from llmlab.study.open import open_study, write
+    from llmlab.study.open import clear, open_study, write
     from llmlab.study.runner import Worker, retry
 
     if flags.worker:
@@ -101,6 +103,8 @@ def run(console: Console, study, file: Path, directory: Path, flags: Flags, argu
     if flags.dry:
         return 0
     directory.mkdir(parents=True, exist_ok=True)
+    if flags.fresh:
+        clear(directory)
     write(directory, opened)
     if flags.retry:
         retry(directory)
@@ -109,7 +113,7 @@ def run(console: Console, study, file: Path, directory: Path, flags: Flags, argu
     except (Preempted, KeyboardInterrupt) as stopped:
         console.print(f"{stopped or 'stopped'}; the same command goes on", markup=False)
         return EXIT_STOPPED
-    show_end(console, opened, directory, finished)
+    show_end(console, directory, finished)
     return 0 if finished else EXIT_MACHINE
 
 
@@ -231,24 +235,16 @@ def show_gates(console: Console, opened) -> None:
     console.print(f"{study.seeds} seeds find, with a power of {study.power:.0%} at {study.alpha:g}: {found}\n")
 
 
-def show_end(console: Console, opened, directory: Path, finished: bool) -> None:
+def show_end(console: Console, directory: Path, finished: bool) -> None:
     """The verdicts, what failed, and where the report is."""
-    study = opened.study
     from llmlab.study.record import read_rows
+    from llmlab.study.report import write as write_report
+    from llmlab.study.tables import verdict_table
 
     for row in read_rows(directory):
         if row.error:
             console.print(f"{row.arm} {row.phase} {row.replicate}: {row.state}: {row.error}", markup=False)
     if not finished:
         console.print("some cells have failed; --retry trains them anew")
-    import importlib.util
-
-    if importlib.util.find_spec("llmlab.study.tables"):
-        from llmlab.study.report import write as write_report
-        from llmlab.study.tables import verdict_table
-
-        console.print(verdict_table(directory), markup=False)
-        console.print(f"report: {write_report(directory)[0]}", markup=False)
-    else:
-        for row in read_rows(directory):
-            console.print(row.arm, row.phase, row.replicate, row.state, row.metrics.get(study.metric))
+    console.print(verdict_table(directory, console.width), markup=False)
+    console.print(f"report: {write_report(directory)[0]}", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -111,11 +112,24 @@ def write(directory: Path, opened: Opened) -> None:
         if kept != opened.study:
             raise RunError(
                 f"{directory} holds another study; it differs in\n{show_diff(old, opened.study)}\n"
-                "give another directory with --run"
+                "give another directory with --run, or start over with --fresh"
             )
+        for what in ("code", "data"):
+            if before[what] != record[what]:
+                raise RunError(
+                    f"the {what} has changed since {directory} was begun, and rows of two kinds are not mixed: give "
+                    "another directory with --run, or start over with --fresh"
+                )
         for name in ("cost", "started", "command"):
             record[name] = before[name] if name != "cost" or not opened.prices else record[name]
         for name, arm in record["arms"].items():
             for part in ("contract", "price"):
                 arm[part] = arm[part] or before["arms"].get(name, {}).get(part)
     replace(path, json.dumps(record, indent=1))
+
+
+def clear(directory: Path) -> None:
+    """Deletes a study's record, cells and groups; reports are written anew."""
+    for name in ("cells", "groups"):
+        shutil.rmtree(Path(directory) / name, ignore_errors=True)
+    (Path(directory) / "study.json").unlink(missing_ok=True)

@@ -8,12 +8,12 @@ from llmlab.config import put, swap
 from llmlab.ffn import Capacity, Gated, MoE
 from llmlab.mixers import Attention, Bidirectional
 from llmlab.models import Block
-from llmlab.nn import repeat
+from llmlab.nn import Normal, repeat
 from llmlab.study import Arm, gates
 from llmlab.study.gates import Refused, check_arms, check_contracts
 from llmlab.study.likeness import Unlike, check_rows, task_name
 from llmlab.study.matching import match
-from llmlab.study.open import open_study, write
+from llmlab.study.open import clear, open_study, write
 from llmlab.tasks import Answers, CausalLM
 from llmlab.train.run import RunError
 
@@ -102,6 +102,12 @@ def test_an_arm_that_breaks_what_it_declares_is_refused_by_name(tiny, monkeypatc
         check_contracts(study, {"ahead": dataclasses.replace(study.base, model=looks)})
 
 
+def test_an_initial_loss_that_knows_too_much_is_refused(tiny):
+    loud = put(tiny().base, "model.embed.init", Normal(std=3.0))
+    with pytest.raises(Refused, match=r"initial loss: \d+\.\d+, and a model that knows nothing has 5.549"):
+        gates.contract(loud, only=())
+
+
 def test_properties_are_declared(tiny):
     block = Block(mixer=Attention(heads=2), ffn=MoE(experts=4, expert=Gated(hidden=8), form=Capacity()))
     experts = put(tiny().base, "model.stack", repeat(block, 1))
@@ -123,3 +129,9 @@ def test_it_is_written_down_and_another_study_is_refused(tiny, tmp_path):
     changed = tiny({"optim.peak": 2e-2})
     with pytest.raises(RunError, match="holds another study; it differs in\n  base.optim.peak: 0.01 -> 0.02"):
         write(tmp_path, dataclasses.replace(opened, study=changed))
+    with pytest.raises(RunError, match="the code has changed since .* rows of two kinds are not mixed"):
+        write(tmp_path, dataclasses.replace(opened, code="new"))
+    with pytest.raises(RunError, match="the data has changed"):
+        write(tmp_path, dataclasses.replace(opened, data={**opened.data, "silu": "other"}))
+    clear(tmp_path)
+    write(tmp_path, dataclasses.replace(opened, study=changed))
