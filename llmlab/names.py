@@ -58,10 +58,14 @@ def tensor(name: str, *pieces: str) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The names of a family. model: of what stands once. layers: {path of a stack: names within one of its layers}."""
+    """The names of a family. model: of what stands once. layers: {path of a stack: names within one of its layers}.
+
+    heads: {kind of head: its names}, of what stands behind the model in place of a head of language.
+    """
 
     model: tuple[Tensor, ...]
     layers: dict[str, tuple[Tensor, ...]]
+    heads: dict[str, tuple[Tensor, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +85,13 @@ class Bound:
     pieces: tuple[Held, ...]
 
 
-def bind(table: Table, stacks: dict, specs: dict) -> list[Bound]:
+def bind(table: Table, stacks: dict, specs: dict, head: str = "lm") -> list[Bound]:
     """The tensors of a model. stacks: {path: its config}, for the paths of table.layers; specs: of its parameters.
 
     Raises ValueError for a parameter that no tensor holds, and for a tensor of which the model has only some pieces.
     """
     found = []
-    for one in table.model:
+    for one in table.model + table.heads.get(head, ()):
         found += _expand(one, "", (), one.name, specs)
     for path, tensors in table.layers.items():
         first = 0

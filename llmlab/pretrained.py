@@ -23,7 +23,7 @@ import numpy as np
 
 from llmlab import axes
 from llmlab.axes import Rules
-from llmlab.generate import Generator, Sampling
+from llmlab.generate import Beam, Generator, Sampling, search
 from llmlab.generate.decode import few
 from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from llmlab.mesh import Mesh
@@ -32,7 +32,7 @@ from llmlab.models.encdec import EncoderDecoder
 from llmlab.models.heads import First, Mean, Pooled, Pooling, Tagged
 from llmlab.nn.module import abstract, merge, split
 from llmlab.presets.family import trunk_of
-from llmlab.tasks.pairs import read_source
+from llmlab.tasks.pairs import read_source, source_context
 from llmlab.tasks.task import row_context
 from llmlab.train.program import precision
 
@@ -116,19 +116,41 @@ class Pretrained:
         return self.origin.open_data(lambda text: None).encoder
 
     def generate(
-        self, tokens_BL, attention_mask=None, max_new_tokens=20, temperature=0.0, stop=None, seed=0, **sampling
+        self,
+        tokens_BL,
+        attention_mask=None,
+        max_new_tokens=20,
+        temperature=0.0,
+        stop=None,
+        seed=0,
+        beams: Beam | None = None,
+        **sampling,
     ) -> jax.Array:
         """tokens_BL (of an encoder-decoder: the start) with what the model wrote behind them, padded behind the end.
 
         temperature 0 takes the likeliest token; further options are those of `llmlab.generate.Sampling`. stop: ids that
-        end a row, by default those of the checkpoint. Of an encoder-decoder, tokens_BL is the source.
+        end a row, by default those of the checkpoint. beams: searches for the likeliest whole text, with
+        llmlab.generate.Beam(width=4). Of an encoder-decoder, tokens_BL is the source.
         """
         rows, sources = self.prompts(_ids(tokens_BL), _mask(attention_mask))
         stop = self.ends if stop is None else tuple(np.atleast_1d(stop).tolist())
-        options = {"stop": stop, "seed": seed, "sources": sources}
-        found = self.generator.stream(rows, max_new_tokens, Sampling(temperature=temperature, **sampling), **options)
-        new_BL = np.concatenate(list(found), axis=1)
+        most, sampling = max_new_tokens - self.forced, Sampling(temperature=temperature, **sampling)
+        if beams is None:
+            found = self.generator.stream(rows, most, sampling, stop, seed, sources)
+            new_BL = np.concatenate(list(found), axis=1)
+        elif sampling != Sampling(temperature=0.0):
+            raise ValueError("a search with beams draws nothing: leave out temperature and the options of drawing")
+        else:
+            texts = [tokens for tokens, _ in search(self.generator, rows, most, beams, stop, sources)]
+            new_BL = np.full((len(rows), max(map(len, texts))), -1)
+            for row, tokens in zip(new_BL, texts):
+                row[: len(tokens)] = tokens
+        last = self._setting("forced_eos_token_id")
+        if last is not None and new_BL.shape[1] == most:  # of a text that is cut
+            new_BL[:, -1] = np.where(new_BL[:, -1] < 0, -1, last)
         return jnp.concatenate([self.lead(_ids(tokens_BL)), jnp.where(new_BL < 0, self.padding, new_BL)], axis=1)
+
+    forced = 0  # tokens of a text that are given, behind the first
 
     @functools.cached_property
     def generator(self) -> Generator:
@@ -211,11 +233,12 @@ class PretrainedModel(Pretrained):
         out, found = self._run(self.params, batch, states=bool(hidden_states))
         return (out, found) if hidden_states else out
 
-    def loss(self, tokens_BL, labels, attention_mask=None, params: dict | None = None) -> jax.Array:
+    def loss(self, tokens_BL, labels, attention_mask=None, token_types=None, params: dict | None = None) -> jax.Array:
         """The mean loss in nats. Labels: tokens_BL itself for the next token (they are moved by one here), ids at
         masked places, classes of rows or tokens; -100 is not scored. params: others to differentiate by."""
         labels = jnp.asarray(labels, jnp.int32)
-        return self._score(self.params if params is None else params, _batch(tokens_BL, attention_mask), labels)
+        batch = _batch(tokens_BL, attention_mask, token_types=token_types)
+        return self._score(self.params if params is None else params, batch, labels)
 
     def hidden(self, tokens_BL, attention_mask=None) -> jax.Array:
         """hidden_BLD as the head reads it."""
@@ -283,10 +306,17 @@ class PretrainedPair(Pretrained):
         return self(source_BL, start_BL, source_mask, hidden_states=True)[1][0][-1]
 
     def prompts(self, tokens_BL, mask_BL):
-        return [[self.first]] * len(tokens_BL), _rows(tokens_BL, mask_BL)
+        return self.lead(tokens_BL).tolist(), _rows(tokens_BL, mask_BL)
 
     def lead(self, tokens_BL):
-        return jnp.full((len(tokens_BL), 1), self.first, jnp.int32)
+        """What each target begins with: the start, and the first token if the checkpoint forces one."""
+        second = self._setting("forced_bos_token_id")
+        ids = [self.first] if second is None else [self.first, second]
+        return jnp.tile(jnp.array(ids, jnp.int32), (len(tokens_BL), 1))
+
+    @property
+    def forced(self) -> int:
+        return self.lead([0]).shape[1] - 1
 
     @functools.cached_property
     def first(self) -> int:
@@ -295,9 +325,10 @@ class PretrainedPair(Pretrained):
         return self.padding if found is None else found
 
     def _pair(self, source_BM, source_mask, target_BL, target_mask) -> dict:
-        batch, source_BM = _batch(target_BL, target_mask), _ids(source_BM)
-        mask_BM = np.ones(source_BM.shape, np.int32) if source_mask is None else _mask(source_mask)
-        return {**batch, "source_BM": source_BM, "source_segments_BM": mask_BM}
+        source_BM = _ids(source_BM)
+        source = _batch(source_BM, np.ones(source_BM.shape) if source_mask is None else source_mask)
+        renamed = {"tokens_BL": "source_BM", "segments_BL": "source_segments_BM", "positions_BL": "source_positions_BM"}
+        return _batch(target_BL, target_mask) | {renamed[name]: array for name, array in source.items()}
 
     def _apply(self, params, batch, states: bool):
         with axes.use(self.place.mesh, self.place.rules):
@@ -305,7 +336,8 @@ class PretrainedPair(Pretrained):
             ctx, _ = read_source(model, batch, None, self.place.dtype)
             if not states:
                 return model.logits(model(batch["tokens_BL"], ctx)[0]), None
-            source, target = model.trace(batch["source_BM"], batch["tokens_BL"], ctx)
+            near = source_context(batch, None, self.place.dtype)
+            source, target = model.trace(batch["source_BM"], batch["tokens_BL"], near, ctx)
             return model.logits(target[-1]), (source, target)
 
     def _loss(self, params, batch, labels_BL):

@@ -27,7 +27,7 @@ from llmlab.names import Bound, bind
 from llmlab.nn.module import abstract, specs
 from llmlab.optim.optimizers import nest
 from llmlab.presets import FAMILIES
-from llmlab.presets.family import ConfigError, Family, Settings, plain, trunk_of
+from llmlab.presets.family import ConfigError, Family, Settings, kind_of, plain, trunk_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,18 @@ class Checkpoint:
     model: Model
     stored: dict[str, Stored]
 
+    @property
+    def head(self) -> str:
+        """The kind of its head, as `Settings.head` tells it."""
+        return Settings(self.settings).head()
+
     def params(self, mesh: jax.sharding.Mesh, rules: Rules, dtype: str = "float32", model: Model | None = None) -> dict:
         """The parameters, read tensor by tensor onto the mesh.
 
         model: one with the same parameters (other dropout or layout) to read them for; that of the config by default.
         Raises FileError for a missing or damaged tensor and for one of another shape.
         """
-        table, bound = names_of(self.family, model or self.model)
+        table, bound = names_of(self.family, model or self.model, self.head)
         shardings = {path: axes.stored(spec.axes, spec.shape, mesh, rules) for path, spec in table.items()}
         stored = {_renamed(name, self.family): one for name, one in self.stored.items()}
         ignored = self.family.ignored
@@ -64,8 +69,9 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"there is no directory {directory}; a checkpoint is one with a config.json")
     settings = parse_json(directory / "config.json")
     family = family_of(settings, str(directory / "config.json"))
-    model = family.read(Settings(settings, str(directory / "config.json")))
-    return Checkpoint(directory, family, settings, model, read_directory(directory))
+    stored = read_directory(directory)
+    model = family.read(Settings(settings, str(directory / "config.json"), stored))
+    return Checkpoint(directory, family, settings, model, stored)
 
 
 def family_of(settings: dict, where: str = "config.json") -> Family:
@@ -81,15 +87,16 @@ def family_of(settings: dict, where: str = "config.json") -> Family:
     )
 
 
-def names_of(family: Family, model: Model) -> tuple[dict, list[Bound]]:
-    """({path: Spec} of the parameters without "trunk", the tensors of a file)."""
+def names_of(family: Family, model: Model, head: str) -> tuple[dict, list[Bound]]:
+    """({path: Spec} of the parameters without "trunk", the tensors of a file). head: its kind."""
     trunk = trunk_of(model)
     table = {
         path[1:] if trunk is not model and path[0] == "trunk" else path: spec
         for path, spec in specs(abstract(model.build)).items()
     }
-    stacks = {name: getattr(trunk, name) for name in family.table.layers}
-    return table, bind(family.table, stacks, table)
+    known = family.table(trunk) if callable(family.table) else family.table
+    stacks = {name: getattr(trunk, name) for name in known.layers}
+    return table, bind(known, stacks, table, head)
 
 
 def write_checkpoint(
@@ -109,10 +116,13 @@ def write_checkpoint(
     directory = Path(directory)
     family, written = fit(model) if family is None else (family, write_config(family, model))
     directory.mkdir(parents=True, exist_ok=True)
-    table, bound = names_of(family, model)
+    head = Settings(settings).head() if settings else kind_of(model)
+    table, bound = names_of(family, model, head)
     arrays = {_short(path, model): leaf for path, leaf in _leaves(params)}
     files = write_directory(directory, weights.tensors(bound, arrays, table), np.dtype(dtype), shard)
-    content = {**(settings or {}), **written, "model_type": family.kind, "torch_dtype": dtype}
+    opened = family.architecture.get(head) or family.architecture[kind_of(model)]
+    written |= {"architectures": [opened], "model_type": family.kind, "torch_dtype": dtype}
+    content = {**(settings or {}), **written}
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     return [directory / "config.json", *files]
 
@@ -135,7 +145,8 @@ def write_config(family: Family, model: Model) -> dict:
     """The table of config.json of a model. Raises ConfigError with what the family cannot say."""
     try:
         written = family.write(model)
-        again = family.read(Settings({**written, "model_type": family.kind}))
+        kind = {"architectures": [family.architecture[kind_of(model)]], "model_type": family.kind}
+        again = family.read(Settings({**written, **kind}))
     except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
         raise ConfigError(str(error)) from error
     width = trunk_of(model).width

@@ -23,7 +23,7 @@ class MultiHead(Mixer):
     """kv_heads: key/value heads, None for as many as `heads`. head_size: None for width / heads.
 
     norm: of each query and key head, before positions. scale: of the scores, None for head_size ** -0.5.
-    bias, out_bias: initial biases, None for none. dropout: of the probabilities.
+    bias, out_bias: initial biases, None for none. query_init: None for `init`. dropout: of the probabilities.
     """
 
     heads: int = 8
@@ -35,6 +35,7 @@ class MultiHead(Mixer):
     bias: Init | None = None
     out_bias: Init | None = None
     init: Init = FanIn()
+    query_init: Init | None = None
     out_init: Init = FanIn()
     dropout: float = 0.0
 
@@ -64,7 +65,7 @@ class MultiHeadLayer(Module):
 
     def __init__(self, cfg: MultiHead, dims: Dims, rngs, memory: str):
         self.cfg = cfg
-        self.q = Einsum("BLD,DHK->BLHK", dims, rngs, cfg.init, cfg.bias)
+        self.q = Einsum("BLD,DHK->BLHK", dims, rngs, cfg.query_init or cfg.init, cfg.bias)
         self.k = Einsum(f"B{memory}D,DGK->B{memory}GK", dims, rngs, cfg.init, cfg.bias)
         self.v = Einsum(f"B{memory}D,DGK->B{memory}GK", dims, rngs, cfg.init, cfg.bias)
         self.out = Einsum("BLHK,HKD->BLD", dims, rngs, cfg.out_init, cfg.out_bias)

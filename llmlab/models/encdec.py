@@ -6,10 +6,7 @@ memory. Letters: M, positions of the source.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
@@ -29,7 +26,8 @@ from llmlab.nn.stack import Stack, repeat
 class EncoderDecoder(Model):
     """vocab: entries that are real, of source and target. encoder, stack: the two halves; the decoder's is `stack`.
 
-    source_embed: None where source and target share an embedding. norm, source_norm: after the last layer of each.
+    source_embed: None where source and target share an embedding, SharedEmbedding where they share its table alone.
+    norm, source_norm: after the last layer of each.
     """
 
     vocab: int = 256
@@ -60,18 +58,19 @@ class EncoderDecoderModel(DecoderModel):
 
     def encode(self, source_BM: jax.Array, ctx: Context):
         """(memory_BMD, aux): what the decoder reads."""
-        embed = self.embed if self.source_embed is None else self.source_embed
-        x_BMD, aux = self.encoder(embed(source_BM, ctx), ctx)
+        x_BMD, aux = self.encoder(self.embed_source(source_BM, ctx), ctx)
         return (x_BMD if self.source_norm is None else self.source_norm(x_BMD)), under("encoder", aux)
 
-    def trace(self, source_BM, target_BL, ctx: Context) -> tuple[list[jax.Array], list[jax.Array]]:
+    def embed_source(self, source_BM: jax.Array, ctx: Context) -> jax.Array:
+        if self.source_embed is None:
+            return self.embed(source_BM, ctx)
+        return self.source_embed(source_BM, ctx, self.embed.table)
+
+    def trace(self, source_BM, target_BL, source: Context, ctx: Context) -> tuple[list[jax.Array], list[jax.Array]]:
         """The stream of the source, and of the target, before the first layer and after each; the last normalised."""
-        embed = self.embed if self.source_embed is None else self.source_embed
-        positions_BM = jnp.broadcast_to(jnp.arange(source_BM.shape[1]), source_BM.shape)
-        source = dataclasses.replace(ctx, positions_BL=positions_BM, segments_BL=ctx.memory_segments_BM)
         found = []
         for stack, x_BLD, near, norm in (
-            (self.encoder, embed(source_BM, source), source, self.source_norm),
+            (self.encoder, self.embed_source(source_BM, source), source, self.source_norm),
             (self.stack, self.embed(target_BL, ctx), ctx, self.norm),
         ):
             states = stack.trace(x_BLD, near)

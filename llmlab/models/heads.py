@@ -30,10 +30,10 @@ class Pooling(Part):
 
 @config
 class First(Pooling):
-    """The first position (BERT's [CLS])."""
+    """The first position that is no padding (BERT's [CLS])."""
 
     def __call__(self, hidden_BLD, real_BL):
-        return hidden_BLD[:, 0]
+        return jnp.take_along_axis(hidden_BLD, jnp.argmax(real_BL, axis=1)[:, None, None], axis=1)[:, 0]
 
 
 @config

@@ -8,11 +8,11 @@ from llmlab.nn.module import Module, Param
 from llmlab.nn.norm import LayerNorm, RMSNorm
 from llmlab.nn.parts import Context, Declared, FeedForward, Layer, Mixer, Norm, Position
 from llmlab.nn.position import Learned, Rotary, Sinusoidal
-from llmlab.nn.stack import Segment, Stack, repeat
+from llmlab.nn.stack import Segment, Stack, arrange, repeat
 
 __all__ = [
     "Alibi", "Context", "Declared", "Einsum", "Embedding", "FanIn", "FeedForward", "Fill", "Init", "Layer",
     "LayerNorm", "Learned", "LinearHead", "Mixer", "Module", "Norm", "Normal", "Param", "PerDepth", "Position",
     "PositionBias", "RMSNorm", "Relative", "Rotary", "Segment", "Sinusoidal", "Stack", "TiedHead", "TransformHead",
-    "repeat",
+    "arrange", "repeat",
 ]  # fmt: skip

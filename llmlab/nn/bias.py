@@ -83,9 +83,9 @@ class Relative(PositionBias):
     def check(self):
         check_heads(self)
         exact = self.side // 2
-        if self.buckets % 2 or exact < 1 or self.distance <= exact:
+        if exact < 1 or self.distance <= exact:
             raise ValueError(
-                f"Relative.buckets is {self.buckets} and distance {self.distance}; buckets are even, "
+                f"Relative.buckets is {self.buckets} and distance {self.distance}; buckets are "
                 f"{4 if self.bidirectional else 2} or more, and the distance is beyond the {exact} that have their own"
             )
 
@@ -95,10 +95,14 @@ class Relative(PositionBias):
         return self.buckets // 2 if self.bidirectional else self.buckets
 
     def bucket_of(self) -> np.ndarray:
-        """The bucket of each distance from 0 to `distance`; what is further has that of the last."""
+        """The bucket of each distance from 0 to `distance`; what is further has that of the last.
+
+        Rounded step by step as in float32, so that a distance on the edge of a bucket falls where T5's code puts it.
+        """
         exact, distance_J = self.side // 2, np.arange(self.distance + 1)
-        steps_J = np.log(np.maximum(distance_J, exact) / exact) / math.log(self.distance / exact)
-        far_J = exact + (steps_J * (self.side - exact)).astype(int)
+        ratio_J = (np.maximum(distance_J, exact) / np.float32(exact)).astype(np.float32)
+        steps_J = np.log(ratio_J.astype(float)).astype(np.float32) / np.float32(math.log(self.distance / exact))
+        far_J = exact + (steps_J * np.float32(self.side - exact)).astype(int)
         return np.where(distance_J < exact, distance_J, np.minimum(far_J, self.side - 1))
 
     def build(self, dims, rngs):

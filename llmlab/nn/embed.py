@@ -39,7 +39,15 @@ class Embedding(Part):
             raise ValueError(f"Embedding.multiple is {self.multiple}; the table is padded to a multiple of 1 or more")
 
     def build(self, dims, rngs):
-        return EmbeddingLayer(self, dims, rngs)
+        return EmbeddingLayer(self, dims, rngs, vocabulary(dims, rngs, self.init, self.multiple))
+
+
+@config
+class SharedEmbedding(Embedding):
+    """The table of another embedding, under positions, norm and dropout of its own (a source and its target)."""
+
+    def build(self, dims, rngs):
+        return EmbeddingLayer(self, dims, rngs, None)
 
 
 def vocabulary(dims, rngs, init: Init, multiple: int) -> Param:
@@ -52,17 +60,19 @@ def vocabulary(dims, rngs, init: Init, multiple: int) -> Param:
 
 
 class EmbeddingLayer(Module):
-    def __init__(self, cfg: Embedding, dims, rngs):
+    def __init__(self, cfg: Embedding, dims, rngs, table: Param | None):
         self.cfg = cfg
-        self.table = vocabulary(dims, rngs, cfg.init, cfg.multiple)
+        self.table = table
         shape = (cfg.types, dims["D"])
         self.types = Param(cfg.init(rngs.params(), shape, dims["D"], 1), axes="eD") if cfg.types else None
         self.position = cfg.position and cfg.position.build(dims, rngs)
         self.norm = cfg.norm and cfg.norm.build(dims, rngs)
 
-    def __call__(self, tokens_BL: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(self, tokens_BL: jax.Array, ctx: Context, table: Param | None = None) -> jax.Array:
+        """table: of another embedding, for one that has none."""
+        table = table if self.table is None else self.table
         # Looked up in a whole table: XLA would rematerialise the gather from one that is sharded by V.
-        table_VD = shard(self.table[...].astype(ctx.dtype), "vD")
+        table_VD = shard(table[...].astype(ctx.dtype), "vD")
         x_BLD = shard(table_VD[tokens_BL], "BLD")
         if self.cfg.power:
             x_BLD *= jnp.asarray(x_BLD.shape[-1] ** self.cfg.power, x_BLD.dtype)

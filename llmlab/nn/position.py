@@ -20,9 +20,13 @@ from llmlab.nn.rotary import Scaling, frequencies
 
 @config
 class Learned(Position):
-    """A trained vector for each position (GPT, BERT). `length` is the longest position it knows."""
+    """A trained vector for each position (GPT, BERT). `length` is the longest position it knows.
+
+    offset: rows of the table before that of position 0, which no position has (2 in BART).
+    """
 
     length: int = 1024
+    offset: int = 0
     init: Init = Normal()
 
     def build(self, dims, rngs):
@@ -31,12 +35,14 @@ class Learned(Position):
 
 class LearnedLayer(Module):
     def __init__(self, cfg: Learned, dims, rngs):
-        self.table = Param(cfg.init(rngs.params(), (cfg.length, dims["D"]), dims["D"], 1), axes="lD")
+        self.cfg = cfg
+        shape = (cfg.offset + cfg.length, dims["D"])
+        self.table = Param(cfg.init(rngs.params(), shape, dims["D"], 1), axes="lD")
 
     @property
     def longest(self) -> int:
         """The most positions that a row can have."""
-        return self.table.shape[0]
+        return self.cfg.length
 
     def __call__(self, x_BLD, positions_BL):
         length = self.longest
@@ -45,7 +51,7 @@ class LearnedLayer(Module):
                 f"{x_BLD.shape[1]} positions, but Learned(length={length}) has {length}; raise its `length`"
             )
         table_LD = shard(self.table[...].astype(x_BLD.dtype), "ld")  # whole, as the embedding's table is
-        return x_BLD + shard(table_LD[jnp.clip(positions_BL, 0, length - 1)], "BLD")
+        return x_BLD + shard(table_LD[self.cfg.offset + jnp.clip(positions_BL, 0, length - 1)], "BLD")
 
 
 @config

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -78,6 +79,15 @@ class Stack(Config):
 def repeat(layer: Layer, times: int, remat: Remat = "none") -> Stack:
     """A stack of one kind of layer."""
     return Stack(segments=(Segment(pattern=(layer,), repeats=times),), remat=remat)
+
+
+def arrange(layers: Sequence[Layer], **options) -> Stack:
+    """A stack of these layers, as repeats of their shortest pattern and what is left of it; options: of the stack."""
+    layers, count = tuple(layers), len(layers)
+    period = next(n for n in range(1, count + 1) if all(layers[i] == layers[i % n] for i in range(count)))
+    times, rest = divmod(count, period)
+    tail = (Segment(pattern=layers[:rest]),) if rest else ()
+    return Stack(segments=(Segment(pattern=layers[:period], repeats=times), *tail), **options)
 
 
 class StackLayers(Module):

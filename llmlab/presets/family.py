@@ -7,7 +7,7 @@ config with errors that name the key.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from llmlab.config import Config
 from llmlab.models.decoder import Model
@@ -37,7 +37,7 @@ class ConfigError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Family:
     """kind: the `model_type` of its configs. read, write: between a config's table and a model; `write` may raise any
-    error on a model of another kind. table: names of its tensors.
+    error on a model of another kind. table: names of its tensors, or what gives those of a model.
 
     prefixes: of names, which a file may have or lack. ignored: patterns of names without weights. renamed: (pattern,
     replacement) for names that older files have. architecture: the class that transformers loads, {head: its name}.
@@ -46,7 +46,7 @@ class Family:
     kind: str
     read: Callable[[Settings], Model]
     write: Callable[[Model], dict]
-    table: Table
+    table: Table | Callable[[Model], Table]
     architecture: dict[str, str]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (r"\.inv_freq$",)
@@ -54,10 +54,10 @@ class Family:
 
 
 class Settings:
-    """A config.json, read with errors that name the key."""
+    """A config.json, read with errors that name the key. tensors: the names of the weights, None where none are."""
 
-    def __init__(self, values: dict, where: str = "config.json"):
-        self.values, self.where = values, where
+    def __init__(self, values: dict, where: str = "config.json", tensors: Collection[str] | None = None):
+        self.values, self.where, self.tensors = values, where, tensors
 
     def get(self, *keys: str, default=None):
         """The value of the first of these keys that is there and not null."""
@@ -97,13 +97,19 @@ class Settings:
                 + " or ".join(repr(value) for value in allowed)
             )
 
+    def refuse_heads(self, *built: str) -> None:
+        """Raises ConfigError where the head of the config, as `head` tells it, is none of these."""
+        if self.head() not in built:
+            name = self.get("architectures")[0]
+            raise ConfigError(f"{self.where}: architectures names {name}, whose head is not built for this family")
+
     def head(self) -> str:
         """What stands behind the trunk: "lm", "sequence", "token", "question", or "" for nothing."""
         name = (self.get("architectures", default=["ForCausalLM"]) or ["ForCausalLM"])[0]
         kinds = {"SequenceClassification": "sequence", "TokenClassification": "token", "QuestionAnswering": "question"}
         kinds |= {"Model": "", "CausalLM": "lm", "LMHeadModel": "lm", "MaskedLM": "lm", "PreTraining": "lm"}
         kinds |= {"ConditionalGeneration": "lm", "MTModel": "lm"}
-        return next((kind for end, kind in kinds.items() if name.endswith(end)), "lm")
+        return kinds[max((end for end in kinds if name.endswith(end)), key=len, default="CausalLM")]
 
     def classes(self) -> int:
         """Classes of a classifier, 2 where the file does not say."""
@@ -153,7 +159,14 @@ def activation_name(activation: str) -> str:
     return names[activation]
 
 
-LOOSE = {"dropout": 0.0, "remat": "none", "unroll": 1, "multiple": 1, "chunk": 0}  # what files do not say
+LOOSE = {  # what files do not say
+    "dropout": 0.0,
+    "query_init": None,
+    "remat": "none",
+    "unroll": 1,
+    "multiple": 1,
+    "chunk": 0,
+}
 
 
 def plain(cfg, width: int):

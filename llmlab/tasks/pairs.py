@@ -21,14 +21,19 @@ from llmlab.tasks.task import Question, Task, predict, row_context, whole_rows
 
 def read_source(model, batch, key, dtype) -> tuple[Context, dict]:
     """The context of the target, with what the model's encoder makes of the source."""
-    source_BM, segments_BM = batch["source_BM"], batch["source_segments_BM"]
-    positions_BM = jnp.broadcast_to(jnp.arange(source_BM.shape[1]), source_BM.shape)
-    ctx = row_context(batch, key, dtype)
+    memory_BMD, aux = model.encode(batch["source_BM"], source_context(batch, key, dtype))
+    told = {"memory_BMD": memory_BMD, "memory_segments_BM": batch["source_segments_BM"]}
+    return dataclasses.replace(row_context(batch, key, dtype), **told), aux
+
+
+def source_context(batch, key, dtype) -> Context:
+    """The context of the source. Its positions are those in the row where the batch does not give them."""
     apart = None if key is None else jax.random.fold_in(key, 1 << 20)  # no layer of the decoder has this number
-    memory_BMD, aux = model.encode(
-        source_BM, dataclasses.replace(ctx, positions_BL=positions_BM, segments_BL=segments_BM, key=apart)
-    )
-    return dataclasses.replace(ctx, memory_BMD=memory_BMD, memory_segments_BM=segments_BM), aux
+    positions_BM = batch.get("source_positions_BM")
+    if positions_BM is None:
+        positions_BM = jnp.broadcast_to(jnp.arange(batch["source_BM"].shape[1]), batch["source_BM"].shape)
+    ctx = row_context(batch, apart, dtype)
+    return dataclasses.replace(ctx, positions_BL=positions_BM, segments_BL=batch["source_segments_BM"])
 
 
 def pair(source: np.ndarray, target: np.ndarray, start: int, sizes: tuple[int, int]) -> dict[str, np.ndarray]:

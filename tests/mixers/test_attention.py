@@ -79,6 +79,11 @@ def test_decoding_through_a_ring_equals_the_parallel_form(window):
         np.testing.assert_allclose(y_BLD[1, pad:], whole_BLD[1, :-pad], rtol=1e-4, atol=1e-5)
 
 
+def test_queries_may_begin_by_a_rule_of_their_own():
+    layer = make(init=Fill(value=1.0), query_init=Fill(value=3.0))
+    assert [float(part.w[...].mean()) for part in (layer.q, layer.k, layer.v)] == [3, 1, 1]
+
+
 def test_views_declare_what_holds():
     assert Attention().declared().causal and Attention(view=Causal(window=2)).declared().decodable
     for view in (Bidirectional(), Prefix()):

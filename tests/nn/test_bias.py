@@ -27,6 +27,12 @@ BUCKETS = [  # of transformers' T5, for keys that stand so far ahead of the quer
     (Relative(), [31, 31, 29, 26, 23, 21, 18, 16, 12, 11, 8, 7, 1, *[0] * 11]),
     (Relative(buckets=16, distance=40, bidirectional=True),
      [7, 7, 7, 7, 7, 7, 7, 6, 5, 5, 5, 4, 1, 0, 9, 12, 13, 13, 14, 15, 15, 15, 15, 15]),
+    (Relative(buckets=13, distance=64, bidirectional=True),
+     [5, 5, 5, 5, 5, 5, 4, 4, 4, 4, 3, 3, 1, 0, 7, 9, 9, 10, 10, 11, 11, 11, 11, 11]),
+    (Relative(buckets=9, distance=32),
+     [8, 8, 8, 8, 8, 8, 8, 7, 6, 6, 5, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    (Relative(buckets=28, distance=1000, bidirectional=True),
+     [12, 11, 10, 10, 9, 9, 8, 8, 7, 7, 7, 7, 1, 0, 15, 21, 21, 21, 22, 23, 24, 24, 24, 26]),
 ]  # fmt: skip
 
 
@@ -109,8 +115,8 @@ def test_the_whole_contract_with_a_bias():
     [
         (lambda: Alibi(heads=0), "Alibi.heads is 0; it is that of the attention, 1 or more"),
         (lambda: Relative(heads=0), "Relative.heads is 0"),
-        (lambda: Relative(buckets=7), "Relative.buckets is 7 and distance 128; buckets are even"),
-        (lambda: Relative(buckets=2, bidirectional=True), "buckets are even, 4 or more"),
+        (lambda: Relative(buckets=1), "Relative.buckets is 1 and distance 128; buckets are 2 or more"),
+        (lambda: Relative(buckets=3, bidirectional=True), "buckets are 4 or more"),
         (lambda: Relative(distance=16), "the distance is beyond the 16 that have their own"),
     ],
 )

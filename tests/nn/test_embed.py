@@ -7,6 +7,7 @@ import pytest
 
 from llmlab.cost import Shape
 from llmlab.nn import Context, Embedding, Fill, Learned, LinearHead, RMSNorm, TiedHead
+from llmlab.nn.embed import SharedEmbedding
 from llmlab.nn.module import Rngs, specs
 
 DIMS = {"V": 13, "D": 8, "N": 2}
@@ -31,6 +32,14 @@ def test_vectors_are_looked_up_scaled_placed_and_normalised():
     x_BLD = np.asarray(layer.table[...])[TOKENS_BL] * 8**0.5 + np.asarray(layer.position.table[...])[CTX.positions_BL]
     x_BLD /= np.sqrt((x_BLD**2).mean(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(jax.jit(layer)(TOKENS_BL, CTX), x_BLD, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shared_table_stands_under_positions_of_its_own():
+    table = Embedding().build(DIMS, Rngs(params=0)).table
+    layer = SharedEmbedding(position=Learned(length=3), power=0.5).build(DIMS, Rngs(params=1))
+    assert set(specs(layer)) == {("position", "table")}
+    x_BLD = np.asarray(table[...])[TOKENS_BL] * 8**0.5 + np.asarray(layer.position.table[...])[CTX.positions_BL]
+    np.testing.assert_allclose(layer(TOKENS_BL, CTX, table), x_BLD, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():

@@ -19,6 +19,13 @@ def test_learned_positions_are_added_by_position_not_by_index():
     assert layer.table.get_metadata()["axes"] == "lD"
 
 
+def test_rows_before_the_first_position_are_left_alone():
+    layer = Learned(length=9, offset=2).build(DIMS, Rngs(params=0))
+    y_BLD = layer(jnp.ones((2, 5, 8)), POSITIONS_BL)
+    np.testing.assert_allclose(y_BLD - 1, np.asarray(layer.table[...])[POSITIONS_BL + 2], atol=1e-6)
+    assert (layer.table.shape, layer.longest) == ((11, 8), 9)
+
+
 def test_more_positions_than_were_learned_are_refused():
     layer = Learned(length=4).build(DIMS, Rngs(params=0))
     with pytest.raises(ValueError, match=r"5 positions, but Learned\(length=4\) has 4; raise its `length`"):

@@ -10,7 +10,7 @@ from llmlab.cost import Cost, Shape, traced_flops
 from llmlab.ffn import Mlp
 from llmlab.mixers import Attention
 from llmlab.models import Block
-from llmlab.nn import Context, Declared, Layer, Normal, PerDepth, Segment, Stack, repeat
+from llmlab.nn import Context, Declared, Layer, Normal, PerDepth, Segment, Stack, arrange, repeat
 from llmlab.nn.module import Module, Param, Rngs, merge, specs, split
 from llmlab.nn.stack import POLICIES
 
@@ -158,3 +158,14 @@ def test_every_remat_policy_gives_the_same_gradient():
     flops = {remat: traced_flops(lambda params, remat=remat: gradient(params, remat), params) for remat in POLICIES}
     assert flops["full"] > flops["projections"] > flops["mixed"] > flops["none"]
     assert flops["mixed"] > flops["dots"] > flops["none"]  # dots recomputes only the products inside attention
+
+
+def test_layers_are_arranged_as_their_shortest_pattern_and_a_tail():
+    plus, minus = Affine(), Affine(sign=-1.0)
+    shapes = lambda layers: [(len(one.pattern), one.repeats) for one in arrange(layers).segments]
+    assert shapes([plus] * 3) == [(1, 3)]
+    assert shapes([plus, plus, minus, plus, plus, minus, plus]) == [(3, 2), (1, 1)]
+    assert shapes([plus, minus, minus]) == [(3, 1)]
+    stack = arrange([plus, minus, plus], remat="full")
+    assert [layer for one in stack.segments for layer in one.pattern * one.repeats] == [plus, minus, plus]
+    assert stack.remat == "full"

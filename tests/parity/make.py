@@ -37,7 +37,8 @@ def make(case: Case) -> dict[str, np.ndarray]:
     fresh = kind(getattr(tf, case.config)(**case.values))
     with tempfile.TemporaryDirectory() as folder:
         fresh.save_pretrained(folder)
-        shapes = lay_out(Path(folder), case)
+        more = {name: fresh.get_parameter(name).detach().clone() for name in case.untied}
+        shapes = lay_out(Path(folder), case, more)
         model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         config = json.loads((Path(folder) / "config.json").read_text())
     config = {key: value for key, value in {**config, **case.written}.items() if key not in case.unwritten}
@@ -45,14 +46,14 @@ def make(case: Case) -> dict[str, np.ndarray]:
     return found | {name: np.asarray(value) for name, value in compute(model, case).items()}
 
 
-def lay_out(folder: Path, case: Case) -> dict:
-    """Replaces the weights of a directory; gives {name: [shape, offset, scale]}."""
+def lay_out(folder: Path, case: Case, more: dict) -> dict:
+    """Replaces the weights of a directory, to which it adds `more`; gives {name: [shape, offset, scale]}."""
     shapes = {}
     with safe_open(folder / "model.safetensors", "pt") as file:
-        for name in sorted(file.keys()):  # noqa: SIM118
-            tensor = file.get_tensor(name).float()
-            offset = round(float(tensor.mean()), 1) if tensor.ndim == 1 or "A_log" in name else 0.0
-            shapes[name] = [list(tensor.shape), offset, 0.2 if tensor.ndim == 1 else 0.15]
+        found = {name: file.get_tensor(name) for name in file.keys()} | more  # noqa: SIM118
+    for name, tensor in sorted(found.items()):
+        offset = round(float(tensor.float().mean()), 1) if tensor.ndim == 1 or "A_log" in name else 0.0
+        shapes[name] = [list(tensor.shape), offset, 0.2 if tensor.ndim == 1 else 0.15]
     made = {name: torch.from_numpy(values(name, *one)).to(TYPES[case.dtype]) for name, one in shapes.items()}
     save_file(made, folder / "model.safetensors", {"format": "pt"})
     return shapes
@@ -71,11 +72,18 @@ def compute(model, case: Case) -> dict:
     elif case.loss == "masked":
         labels = torch.where(torch.from_numpy(random.random((BATCH, LENGTH)) < 0.4), ids, -100)
         given["labels"] = labels
+    elif case.loss in ("sequence", "token"):
+        shape = (BATCH,) if case.loss == "sequence" else (BATCH, LENGTH)
+        labels = torch.from_numpy(random.integers(0, model.config.num_labels, shape))
+        given["labels"] = labels
     if case.types:
         given["token_type_ids"] = torch.from_numpy((np.arange(LENGTH) > 4) * np.ones((BATCH, 1), np.int64))
+    trained = [p for name, p in model.named_parameters() if name not in case.frozen]
+    trained += [buffer.requires_grad_() for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     out = model(**given, output_hidden_states=True)
     found = {"ids": ids, "labels": labels, **({"types": given["token_type_ids"]} if case.types else {})}
-    logits = out.logits if "logits" in out else out.get("start_logits", out.get("pooler_output"))
+    kinds = ("logits", "prediction_logits", "start_logits", "pooler_output")
+    logits = next((out[name] for name in kinds if name in out), None)
     if "end_logits" in out:
         logits = torch.stack([out.start_logits, out.end_logits], -1)
     if logits is not None:
@@ -89,7 +97,7 @@ def compute(model, case: Case) -> dict:
         found |= {f"{letter}{i}": one.detach() for i, one in enumerate(tensors or ())}
     if out.get("loss") is not None:
         out.loss.backward()
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        grads = [p.grad for p in trained if p.grad is not None]
         found |= {"loss": out.loss.detach(), "gradient": torch.sqrt(sum((grad**2).sum() for grad in grads))}
     if case.greedy:
         with torch.no_grad():

@@ -27,13 +27,22 @@ def write(folder: Path, name: str, reference) -> Path:
     case, shapes = CASES[name], json.loads(str(reference["shapes"]))
     dtype = DTYPES[case.dtype]
     tensors = [
-        (key.removeprefix(case.strip), tuple(shape), lambda key=key, one=(shape, *rest): values(key, *one))
+        (named(key, case), tuple(shape), lambda key=key, one=(shape, *rest): values(key, *one))
         for key, (shape, *rest) in shapes.items()
     ]
+    tensors += [(key, (1, 1, 4, 4), lambda: np.tril(np.ones((1, 1, 4, 4)))) for key in case.buffers]
     size = sum(math.prod(shape) for _, shape, _ in tensors) * dtype.itemsize
     write_directory(folder, tensors, dtype, shard=-(-size // case.shards) + 1 if case.shards > 1 else size)
     (folder / "config.json").write_text(str(reference["config"]))
     return folder
+
+
+def named(key: str, case) -> str:
+    """The name of a tensor in the file of a case."""
+    key = case.prefix + key.removeprefix(case.strip)
+    for old, new in case.renamed:
+        key = key.replace(old, new)
+    return key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,12 +60,16 @@ def test_it_is_what_transformers_computes(name, tmp_path):
     if "logits" in reference:
         np.testing.assert_allclose(logits, reference["logits"], **near)
     if "loss" in reference:
-        check_loss(lambda params: model.loss(ids, reference["labels"], params=params), model.params, reference)
+        loss = lambda params: model.loss(ids, reference["labels"], params=params, **given)
+        check_loss(loss, model.params, reference)
+    left, mask_left = padded(ids, left=True)
+    right, mask_right = padded(ids, left=False)
+    sides = ((left, mask_left, slice(3, None)), (right, mask_right, slice(0, -3)))
+    for tokens, mask, real in sides:
+        given = {"token_types": padded(reference["types"], mask[0, 0] == 0)[0]} if case.types else {}
+        found = model(tokens, mask, **given)
+        np.testing.assert_allclose(found[:, real] if found.ndim == 3 else found, logits, **near)
     if case.greedy:
-        left, mask_left = padded(ids, left=True)
-        right, mask_right = padded(ids, left=False)
-        np.testing.assert_allclose(model(left, mask_left)[:, 3:], reference["logits"], **near)
-        np.testing.assert_allclose(model(right, mask_right)[:, :-3], reference["logits"], **near)
         new = reference["greedy"][:, ids.shape[1] :]
         for tokens, mask in ((left, mask_left), (right, mask_right)):
             found = model.generate(tokens, mask, max_new_tokens=new.shape[1], stop=())

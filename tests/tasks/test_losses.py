@@ -86,6 +86,7 @@ def test_pooling_leaves_padding_out():
     expected = {First(): hidden_BLD[:, 0], Last(): hidden_BLD[:, 2], Mean(): hidden_BLD[:, :3].mean(1)}
     for pooling, pooled_BD in {**expected, Max(): hidden_BLD[:, :3].max(1)}.items():
         np.testing.assert_allclose(pooling(hidden_BLD, real_BL), pooled_BD, rtol=1e-6)
+    np.testing.assert_array_equal(First()(hidden_BLD, real_BL[:, ::-1]), hidden_BLD[:, 1])
 
 
 def test_rows_with_every_answer_count_as_whole():

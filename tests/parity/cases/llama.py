@@ -1,36 +1,10 @@
-"""The tiny checkpoints that are compared with transformers: each family in several tricky variants."""
+"""LLaMA: heads, biases, tied or not, each stretching of positions, a file as of Llama 3.1, heads for classes."""
 
 from __future__ import annotations
 
 import dataclasses
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """model, config: classes of transformers. values: of the config.
-
-    written, unwritten: how config.json differs from what transformers writes today, as older files do. strip: a prefix
-    that the names in the file lack. dtype: of the file. shards: files. pair: it reads a source and writes a target.
-    types: it is given kinds of tokens. loss: of all tokens, of masked ones, or none. greedy: whether it generates.
-    generation: further options of transformers. tolerance: of logits and hidden states. soak: checked by `make soak`.
-    """
-
-    model: str
-    config: str
-    values: dict
-    written: dict = dataclasses.field(default_factory=dict)
-    unwritten: tuple[str, ...] = ()
-    strip: str = ""
-    dtype: str = "F32"
-    shards: int = 1
-    pair: bool = False
-    types: bool = False
-    loss: str | None = "tokens"
-    greedy: bool = True
-    generation: dict = dataclasses.field(default_factory=dict)
-    tolerance: float = 1e-4
-    soak: bool = False
-
+from .case import Case
 
 LLAMA = {
     "vocab_size": 61,

@@ -1,0 +1,99 @@
+"""BART (Lewis et al., 2019): an encoder-decoder that restores broken texts.
+
+Post-norm with biases; learned positions, whose table has two more rows before the first; a norm on the embeddings of
+each half; one table of tokens for source, target and output. Parameters: base 139,420,416; large 406,291,456. Targets
+begin with the end token. A file may add `final_logits_bias` to the output, which transformers does not train and we do.
+"""
+
+from __future__ import annotations
+
+from llmlab.models.encdec import EncoderDecoder
+from llmlab.names import tensor
+from llmlab.nn.einsum import ZEROS
+from llmlab.nn.embed import Embedding, SharedEmbedding, TiedHead
+from llmlab.nn.init import Normal
+from llmlab.nn.position import Learned
+from llmlab.nn.stack import repeat
+from llmlab.presets.family import Family, Settings
+from llmlab.presets.pairs import COPIES, NORM, Common, Half, names, read_common, read_half, write_pair
+
+INIT = Normal(std=0.02)
+
+
+def bart(
+    width: int,
+    encoder: Half,
+    decoder: Half,
+    common: Common = Common("gelu", INIT),
+    vocab: int = 50_265,
+    positions: int = 1024,
+    power: float = 0.0,
+    head: TiedHead = TiedHead(),
+) -> EncoderDecoder:
+    """A model of this class."""
+    own = {"position": Learned(length=positions, offset=2, init=INIT), "norm": NORM, "power": power, "init": INIT}
+    own["dropout"] = common.dropout
+    return EncoderDecoder(
+        vocab=vocab,
+        width=width,
+        embed=Embedding(**own),
+        source_embed=SharedEmbedding(**own),
+        encoder=repeat(common.block(encoder, decoder=False), encoder.layers),
+        stack=repeat(common.block(decoder, decoder=True), decoder.layers),
+        norm=None,
+        source_norm=None,
+        head=head,
+    )
+
+
+def bart_base() -> EncoderDecoder:
+    return bart(768, Half(6, 12, 3072), Half(6, 12, 3072))
+
+
+def bart_large() -> EncoderDecoder:
+    return bart(1024, Half(12, 16, 4096), Half(12, 16, 4096))
+
+
+def read(settings: Settings) -> EncoderDecoder:
+    """The model of a config.json."""
+    settings.refuse_heads("", "lm")
+    biased = settings.head() == "lm" and settings.flag("final_logits_bias", True)
+    return bart(
+        settings.count("d_model"),
+        read_half(settings, "encoder"),
+        read_half(settings, "decoder"),
+        read_common(settings, INIT),
+        vocab=settings.count("vocab_size"),
+        positions=settings.count("max_position_embeddings", default=1024),
+        power=0.5 if settings.flag("scale_embedding", False) else 0.0,
+        head=TiedHead(bias=ZEROS if biased else None),
+    )
+
+
+def write(model: EncoderDecoder) -> dict:
+    """The reverse of `read`; `final_logits_bias` is a key of ours, which other tools pass over."""
+    return {
+        **write_pair(model),
+        "max_position_embeddings": model.embed.position.length,
+        "final_logits_bias": model.head.bias is not None,
+    }
+
+
+def ends(side: str, path: str):
+    stem = f"model.{side}."
+    return (
+        tensor(f"{stem}embed_positions.weight", f"{path}.position.table: l D"),
+        tensor(f"{stem}layernorm_embedding.weight", f"{path}.norm.scale: D"),
+        tensor(f"{stem}layernorm_embedding.bias", f"{path}.norm.bias: D"),
+    )
+
+
+FAMILY = Family(
+    kind="bart",
+    read=read,
+    write=write,
+    table=names(*ends("encoder", "source_embed"), *ends("decoder", "embed")),
+    prefixes=("model.",),
+    ignored=COPIES,
+    architecture={"lm": "BartForConditionalGeneration", "": "BartModel"},
+)
