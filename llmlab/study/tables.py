@@ -48,12 +48,23 @@ def verdict_table(directory: str | Path, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     table = Table(title=found.study["question"], caption=caption(found), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.title_justify = table.caption_justify = "left"
-    for name in HEAD:
+    rows = lines(found)
+    kept = fitting(rows, width)
+    for name in kept:
         table.add_column(name, justify="left" if name in ("arm", "verdict") else "right", overflow="fold")
-    for line in lines(found):
-        table.add_row(*line)
+    for row in rows:
+        table.add_row(*(cell for name, cell in zip(HEAD, row) if name in kept))
     console.print(table)
     return console.file.getvalue()
+
+
+def fitting(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The columns that a terminal has room for; what a report has anyway is left out first."""
+    wide = {name: 2 + max(map(len, cells)) for name, *cells in zip(HEAD, HEAD, *rows)}
+    for name in ("mean", "p (Holm)", "sign-flip p", "compute"):
+        if sum(wide.values()) > width:
+            del wide[name]
+    return list(wide)
 
 
 def caption(found: Findings) -> str:

@@ -126,7 +126,10 @@ def test_looks_are_recorded_once_for_each_number_of_runs(study):
 
 def test_the_verdict_table_is_text(study):
     text = verdict_table(study)
-    assert "relu2" in text and "better" in text and "\x1b" not in text
+    assert "relu2" in text and "better" in text and "sign-flip p" in text and "\x1b" not in text
+    narrow = verdict_table(study, 80)
+    assert "sign-flip p" not in narrow and "−0.0" in narrow
+    assert all(len(line) <= 80 for line in narrow.splitlines())
 
 
 def test_a_study_without_any_row_has_a_report(tmp_path):
