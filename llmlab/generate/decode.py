@@ -16,8 +16,9 @@ import numpy as np
 from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.generate.sampling import Sampling
-from llmlab.nn.module import merge
+from llmlab.nn.module import merge, parts, split
 from llmlab.nn.parts import Context
+from llmlab.nn.stack import StackLayers
 from llmlab.tasks.pairs import read_source
 from llmlab.tasks.task import row_context
 
@@ -28,8 +29,12 @@ class Generator:
     """Generates with a model (its structure, parameters and statistics) on a mesh."""
 
     def __init__(self, structure, params: dict, stats: dict, mesh: jax.sharding.Mesh, rules: Rules, dtype: str):
-        self.structure, self.params, self.stats = structure, params, stats
         self.mesh, self.rules, self.dtype = mesh, rules.relaxed("BLM"), dtype
+        model = merge(structure, params, stats)
+        if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+            for stack in parts(model, StackLayers):
+                stack.unroll()
+        self.structure, self.params, self.stats = split(model)
         self.prefill = jax.jit(self._prefill, static_argnums=(4, 5))
         self.extend = jax.jit(self._extend, static_argnums=(5, 6), donate_argnums=2)
 
@@ -60,7 +65,7 @@ class Generator:
         slots = rows["tokens_BL"].shape[1] + -(-most // CHUNK) * CHUNK
         key = jax.random.key(seed)
         tokens_B, carry = self.prefill(self.params, self.stats, rows, key, slots, sampling)
-        done_B = jnp.isin(tokens_B, jnp.array(stop)) if stop else jnp.zeros(len(prompts), bool)
+        done_B = jnp.isin(tokens_B, jnp.array(stop)) if stop else tokens_B < 0  # where the tokens lie: one compilation
         yield np.asarray(tokens_B)[:, None]
         given, carry = 1, (tokens_B, done_B, *carry)
         while given < most and not bool(carry[1].all()):

@@ -204,7 +204,10 @@ def _scores(q_BLHK, k_BMGK, scale, softcap, bias_BHLM, visible_BLM):
     batch, length, heads, size = q_BLHK.shape
     groups = k_BMGK.shape[2]
     q_BLGJK = q_BLHK.reshape(batch, length, groups, heads // groups, size)
-    scores_BGJLM = jnp.einsum("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK, preferred_element_type=jnp.float32) * scale
+    if length == 1:  # of a cache that holds each head's keys together: read where they lie
+        scores_BGJLM = _dot("BGJK,BGMK->BGJM", q_BLGJK[:, 0], jnp.swapaxes(k_BMGK, 1, 2))[:, :, :, None] * scale
+    else:
+        scores_BGJLM = _dot("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK) * scale
     if softcap is not None:
         scores_BGJLM = softcap * jnp.tanh(scores_BGJLM / softcap)
     if bias_BHLM is not None:
@@ -229,10 +232,16 @@ def _mix(scores_BGJLM, v_BMGK, sink_H, dropout):
     if dropout is not None:
         rate, key = dropout
         probs_BGJLM = jnp.where(jax.random.bernoulli(key, 1 - rate, probs_BGJLM.shape), probs_BGJLM / (1 - rate), 0)
-    y_BLGJK = jnp.einsum(
-        "BGJLM,BMGK->BLGJK", probs_BGJLM.astype(v_BMGK.dtype), v_BMGK, preferred_element_type=jnp.float32
-    )
+    probs_BGJLM = probs_BGJLM.astype(v_BMGK.dtype)
+    if length == 1:
+        y_BLGJK = _dot("BGJM,BGMK->BGJK", probs_BGJLM[:, :, :, 0], jnp.swapaxes(v_BMGK, 1, 2))[:, None]
+    else:
+        y_BLGJK = _dot("BGJLM,BMGK->BLGJK", probs_BGJLM, v_BMGK)
     return y_BLGJK.reshape(batch, length, groups * share, -1).astype(v_BMGK.dtype)
+
+
+def _dot(spec: str, a, b):
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
 @jax.custom_jvp

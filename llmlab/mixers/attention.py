@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from llmlab.config import Config, config
 from llmlab.cost import Cost, Shape
@@ -96,7 +97,11 @@ class Attention(MultiHead):
 
 
 class AttentionLayer(MultiHeadLayer):
-    letters = {"k": "BMGK", "v": "BMGK", **cache.LETTERS}
+    letters = {
+        "k": "BGMK",
+        "v": "BGMK",
+        **cache.LETTERS,
+    }  # a head's keys together: a query reads them one after another
 
     def __init__(self, cfg: Attention, dims, rngs):
         super().__init__(cfg, dims, rngs, memory="L")
@@ -108,15 +113,18 @@ class AttentionLayer(MultiHeadLayer):
 
     def start(self, batch: int, length: int, ctx: Context):
         """An empty cache for `length` positions, or for the window if that is shorter."""
-        one = self.k.w.shape[1:]
-        return cache.empty({"k": one, "v": one}, batch, self.slots(length), ctx.dtype)
+        (groups, size), slots = self.k.w.shape[1:], self.slots(length)
+        row = (groups, slots, size)
+        return cache.empty({"k": row, "v": row}, batch, slots, ctx.dtype)
 
     def extend(self, x_BLD: jax.Array, state, ctx: Context):
         q_BLHK, k_BLGK, v_BLGK = self.project(x_BLD, ctx)
         mask = self.cfg.view.mask
-        state, seen = cache.write(state, {"k": k_BLGK, "v": v_BLGK}, ctx.positions_BL, mask.window)
+        new = {"k": jnp.swapaxes(k_BLGK, 1, 2), "v": jnp.swapaxes(v_BLGK, 1, 2)}
+        state, seen = cache.write(state, new, ctx.positions_BL, mask.window, {"k": 2, "v": 2})
         mask = dataclasses.replace(mask, order_BL=ctx.positions_BL, order_BM=seen["order"])
-        return self.attend(q_BLHK, seen["k"], seen["v"], mask, ctx, self.added(ctx)), state
+        k_BMGK, v_BMGK = jnp.swapaxes(seen["k"], 1, 2), jnp.swapaxes(seen["v"], 1, 2)
+        return self.attend(q_BLHK, k_BMGK, v_BMGK, mask, ctx, self.added(ctx)), state
 
     def project(self, x_BLD, ctx: Context):
         """Queries, keys and values, normalised and with their positions."""

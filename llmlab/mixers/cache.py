@@ -14,18 +14,21 @@ LETTERS = {"order": "BM", "used": ""}  # of what `empty` adds to the arrays
 
 
 def empty(arrays: dict[str, tuple[int, ...]], batch: int, slots: int, dtype) -> dict[str, jax.Array]:
-    """A state without positions. arrays: {name: shape of one position}."""
+    """A state without positions. arrays: {name: shape of a row of slots}."""
     return {
-        **{name: jnp.zeros((batch, slots, *shape), dtype) for name, shape in arrays.items()},
+        **{name: jnp.zeros((batch, *shape), dtype) for name, shape in arrays.items()},
         "order": jnp.full((batch, slots), -1, jnp.int32),
         "used": jnp.zeros((), jnp.int32),
     }
 
 
-def write(state: dict, new: dict, positions_BL: jax.Array, window: int | None) -> tuple[dict, dict]:
+def write(
+    state: dict, new: dict, positions_BL: jax.Array, window: int | None, axes: dict[str, int] | None = None
+) -> tuple[dict, dict]:
     """(state with the new positions, what their queries may see: the arrays and their "order").
 
-    Raises ValueError when one call has more positions than the state has slots.
+    axes: of the positions in each array, 1 where none is given. Raises ValueError when one call has more positions than
+    the state has slots.
     """
     slots, length = state["order"].shape[1], positions_BL.shape[1]
     ring = window == slots
@@ -34,9 +37,16 @@ def write(state: dict, new: dict, positions_BL: jax.Array, window: int | None) -
             f"extend() is given {length} positions, and the cache was made for {slots}; give start() their number"
         )
     new = {name: a.astype(state[name].dtype) for name, a in new.items()} | {"order": positions_BL}
-    place = (state["used"] + jnp.arange(length))[-slots:] % slots
-    written = {name: state[name].at[:, place].set(a[:, -slots:]) for name, a in new.items()}
+    if length == 1 or not ring:  # one piece: written in place
+        start = state["used"] % slots
+        put = lambda old, a, axis: jax.lax.dynamic_update_slice_in_dim(old, a, start, axis)
+    else:
+        place = (state["used"] + jnp.arange(length))[-slots:] % slots
+        last = lambda a, axis: jax.lax.slice_in_dim(a, max(0, length - slots), length, axis=axis)
+        put = lambda old, a, axis: old.at[(slice(None),) * axis + (place,)].set(last(a, axis))
+    axes = {name: 1 for name in new} | (axes or {})
+    written = {name: put(state[name], a, axes[name]) for name, a in new.items()}
     seen = written
     if length > 1 and ring:  # a ring forgets keys that the chunk's first queries still see
-        seen = {name: jnp.concatenate([state[name], a], axis=1) for name, a in new.items()}
+        seen = {name: jnp.concatenate([state[name], a], axes[name]) for name, a in new.items()}
     return {**written, "used": state["used"] + length}, seen

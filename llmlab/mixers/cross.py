@@ -25,7 +25,7 @@ class CrossAttention(MultiHead):
 
 
 class CrossAttentionLayer(MultiHeadLayer):
-    letters = {"k": "BMGK", "v": "BMGK", "order": "BM"}
+    letters = {"k": "BGMK", "v": "BGMK", "order": "BM"}
 
     def __init__(self, cfg: CrossAttention, dims, rngs):
         super().__init__(cfg, dims, rngs, memory="M")
@@ -41,12 +41,13 @@ class CrossAttentionLayer(MultiHeadLayer):
 
     def start(self, batch: int, length: int, ctx: Context):
         """The keys and values of the memory; "order" is 0 where it is real and -1 on its padding."""
-        k_BMGK, v_BMGK = self.remember(ctx)
-        return {"k": k_BMGK.astype(ctx.dtype), "v": v_BMGK.astype(ctx.dtype), "order": order(ctx)}
+        k_BGMK, v_BGMK = (jnp.swapaxes(a, 1, 2).astype(ctx.dtype) for a in self.remember(ctx))
+        return {"k": k_BGMK, "v": v_BGMK, "order": order(ctx)}
 
     def extend(self, x_BLD: jax.Array, state, ctx: Context):
         mask = mask_real(state["order"], x_BLD)
-        return self.attend(project(self.queries(x_BLD), "BLHK"), state["k"], state["v"], mask, ctx), state
+        k_BMGK, v_BMGK = jnp.swapaxes(state["k"], 1, 2), jnp.swapaxes(state["v"], 1, 2)
+        return self.attend(project(self.queries(x_BLD), "BLHK"), k_BMGK, v_BMGK, mask, ctx), state
 
     def remember(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
         """Keys and values of the memory."""

@@ -93,8 +93,9 @@ class LatentAttentionLayer(Module):
 
     def start(self, batch: int, length: int, ctx: Context):
         """An empty cache of latents and turned keys, or a ring of the window's size."""
-        one = {"latent": (self.cfg.rank,), "turned": (self.cfg.turned_size,)}
-        return cache.empty(one, batch, self.slots(length), ctx.dtype)
+        slots = self.slots(length)
+        row = {"latent": (slots, self.cfg.rank), "turned": (slots, self.cfg.turned_size)}
+        return cache.empty(row, batch, slots, ctx.dtype)
 
     def extend(self, x_BLD: jax.Array, state, ctx: Context):
         latent_BLR, turned_BLK = self.remember(x_BLD, ctx)

@@ -13,7 +13,10 @@ import jax
 from flax import nnx
 from flax.nnx import List, Module, Param, Rngs, Variable
 
-__all__ = ["List", "Module", "Param", "Rngs", "Spec", "Statistic", "Variable", "abstract", "merge", "split", "specs"]
+__all__ = [
+    "List", "Module", "Param", "Rngs", "Spec", "Statistic", "Variable", "abstract", "merge", "parts", "split",
+    "specs",
+]  # fmt: skip
 
 Tree = dict  # nested dicts of arrays with string keys
 
@@ -70,6 +73,11 @@ def specs(model: Module, kind: type = Param) -> dict[tuple[str, ...], Spec]:
             names, value.shape, value.dtype, meta["axes"], meta.get("inputs", ""), meta.get("unpadded", ())
         )
     return found
+
+
+def parts(model: Module, kind: type) -> list[Module]:
+    """The parts of a model that are of this class."""
+    return [part for _, part in nnx.iter_modules(model) if isinstance(part, kind)]
 
 
 def leading(layers: Module, letter: str = "N") -> Module:

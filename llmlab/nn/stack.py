@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llmlab.config import Config, config
 from llmlab.cost import Cost, Shape, total
@@ -147,15 +148,22 @@ class StackLayers(Module):
         return found
 
     def start(self, batch: int, length: int, ctx: Context):
-        """The decode state of all layers, stacked like them."""
-        ctx = self.share(ctx)
+        """The decode state of all layers, stacked like them where a segment is repeated."""
+        ctx, found = self.share(ctx), []
         begin = lambda layers: [layer.start(batch, length, ctx) for layer in layers]
-        return [jax.vmap(begin, axis_size=s.repeats)(layers) for (s, _), layers in zip(self.parts(), self.segments)]
+        for (segment, _), layers in zip(self.parts(), self.segments):
+            once = segment.repeats == 1
+            found.append(begin(_first(layers)) if once else jax.vmap(begin, axis_size=segment.repeats)(layers))
+        return found
 
     @property
     def letters(self):
         """The letters of every array of the decode state."""
-        return [[jax.tree.map(lambda axes: "N" + axes, layer.letters) for layer in layers] for layers in self.segments]
+        stacked = lambda segment: "N" if segment.repeats > 1 else ""
+        return [
+            [jax.tree.map(lambda axes, first=stacked(segment): first + axes, layer.letters) for layer in layers]
+            for (segment, _), layers in zip(self.parts(), self.segments)
+        ]
 
     def extend(self, x_BLD: jax.Array, states, ctx: Context):
         """Runs a chunk of positions on the state of those before: (y_BLD, new states)."""
@@ -170,9 +178,22 @@ class StackLayers(Module):
                     new.append(state)
                 return x_BLD, new
 
-            x_BLD, state = jax.lax.scan(turn, x_BLD, (layers, state, jnp.arange(segment.repeats)))
+            if segment.repeats == 1:  # the state is written in place
+                x_BLD, state = turn(x_BLD, (_first(layers), state, jnp.zeros((), jnp.int32)))
+            else:
+                x_BLD, state = jax.lax.scan(turn, x_BLD, (layers, state, jnp.arange(segment.repeats)))
             new_states.append(state)
         return x_BLD, new_states
+
+    def unroll(self) -> None:
+        """Makes each layer one of a long pattern that stands once, with its own arrays: on CPU, where a scan copies a
+        layer's weights and state in every turn. The arrays are views of the stacked ones, and take no memory."""
+        view = lambda a, i: jax.device_put(np.asarray(a)[i : i + 1], a.sharding)
+        for number, (segment, layers) in enumerate(zip(self.cfg.segments, self.segments)):
+            cut = [jax.tree.map(lambda a, i=i: view(a, i), layers) for i in range(segment.repeats)]
+            self.segments[number] = List([layer for pattern in cut for layer in pattern])
+        once = tuple(Segment(pattern=segment.pattern * segment.repeats) for segment in self.cfg.segments)
+        self.cfg = dataclasses.replace(self.cfg, segments=once)
 
     def share(self, ctx: Context) -> Context:
         """The context with what the layers of this stack share."""
@@ -189,7 +210,7 @@ class StackLayers(Module):
     def cost(self, shape: Shape) -> Cost:
         found = []
         for (segment, _), layers in zip(self.parts(), self.segments):
-            one = jax.eval_shape(lambda tree: jax.tree.map(lambda a: a[0], tree), layers)
+            one = jax.eval_shape(_first, layers)
             found.append(total(layer.cost(shape) for layer in one) * segment.repeats)
         return total(found)
 
@@ -202,6 +223,11 @@ def _build(segment: Segment, dims, rngs: Rngs):
 
 def _pattern(segment: Segment, dims, rngs: Rngs):
     return List([layer.build(dims, rngs) for layer in segment.pattern])
+
+
+def _first(layers):
+    """The first of stacked layers."""
+    return jax.tree.map(lambda a: a[0], layers)
 
 
 def _add(a: dict, b: dict) -> dict:

@@ -99,3 +99,20 @@ def test_learned_positions_limit_the_row_and_not_its_padding():
     assert len(generator.generate([[1] * 17], 7)[0]) == 7
     with pytest.raises(ValueError, match="25 positions, and the model has 24"):
         generator.generate([[1] * 17], 8)
+
+
+def test_the_cache_is_written_in_place_and_layers_are_views(built):
+    structure, params, stats = split(built)
+    generator = Generator(structure, params, stats, Mesh().build(jax.devices()[:1]), axes.data(), "float32")
+    stacked, own = params["stack"]["segments"]["0"]["0"], generator.params["stack"]["segments"]["0"]
+    for index in range(2):
+        w, view = stacked["mixer"]["q"]["w"], own[str(index)]["mixer"]["q"]["w"]
+        assert view.unsafe_buffer_pointer() == w.unsafe_buffer_pointer() + index * w[0].nbytes
+    wide = dataclasses.replace(MODEL, stack=repeat(dataclasses.replace(BLOCK, mixer=Attention(heads=4)), 3))
+    generator = Generator(*split(wide.build(Rngs(params=0))), generator.mesh, generator.rules, "float32")
+    rows = generator.rows(PROMPTS, 500)
+    tokens_B, carry = generator.prefill(generator.params, generator.stats, rows, jax.random.key(0), 512, GREEDY)
+    given = (tokens_B, tokens_B < 0, *carry)
+    extend = generator.extend.lower(generator.params, generator.stats, given, jax.random.key(0), 1, GREEDY, ())
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[1]))
+    assert extend.compile().memory_analysis().temp_size_in_bytes < size / 4

@@ -62,7 +62,7 @@ def test_decoding_through_a_ring_equals_the_parallel_form(window):
         found = []
         for lengths in CHUNKS:
             state, at, parts = layer.start(BATCH, LENGTH, Context(positions_BL=POSITIONS_BL)), 0, []
-            assert state["k"].shape[1] == (window or LENGTH)
+            assert state["k"].shape[2] == (window or LENGTH)
             for length in lengths:
                 here = slice(at, at + length)
                 ctx = Context(positions_BL=positions_BL[:, here])
