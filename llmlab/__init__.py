@@ -4,7 +4,7 @@
 >>> llmlab.from_pretrained("no such directory")
 Traceback (most recent call last):
     ...
-FileNotFoundError: there is no directory no such directory; a checkpoint is one with a config.json
+FileNotFoundError: there is no checkpoint no such directory; it is a directory with a config.json, or a GGUF file
 """
 
 __all__ = ["from_pretrained", "save_pretrained"]

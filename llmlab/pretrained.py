@@ -51,7 +51,8 @@ def from_pretrained(
     dtype: str = "auto",
     stored: str = "float32",
 ) -> Pretrained:
-    """The model of a checkpoint directory (config.json and safetensors) or of a run of llmlab, with its weights.
+    """The model of a checkpoint (a directory with config.json and safetensors, or a GGUF file) or of a run of llmlab,
+    with its weights.
 
     mesh, rules: where the weights go. dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
     stored: the type of the weights in memory. Raises an error that names the file and the tensor when the checkpoint is
@@ -68,7 +69,7 @@ def from_pretrained(
         place = Place(grid, rules, precision(dtype, grid), directory)
         return kind_of(experiment.model)(experiment.model, state["params"], state["stats"], place, experiment)
     checkpoint = open_checkpoint(directory)
-    place = Place(grid, rules, precision(dtype, grid), directory)
+    place = Place(grid, rules, precision(dtype, grid), checkpoint.directory)
     return kind_of(checkpoint.model)(checkpoint.model, checkpoint.params(grid, rules, stored), {}, place, checkpoint)
 
 

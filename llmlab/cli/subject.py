@@ -70,7 +70,7 @@ def of_checkpoint(directory: Path) -> Subject:
         encoder,
         directory.name,
         ask,
-        lambda name: find_chat(directory, encoder, name),
+        lambda name: find_chat(model.place.directory, encoder, name),
         before=specials.before,
         after=specials.after if pair else (),  # a decoder's prompt goes on
         ends=tuple({*model.ends, *(() if encoder.end is None else (encoder.end,))}),

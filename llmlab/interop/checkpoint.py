@@ -3,7 +3,8 @@
     config.json                 what the model is; its family is found by `model_type`
     model.safetensors           its weights, or several files with an index
 
-`open_checkpoint` finds out what a directory holds, without reading weights; `Checkpoint.params` reads them.
+A GGUF file is such a directory in one file. `open_checkpoint` finds out what there is, without reading weights;
+`Checkpoint.params` reads them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import dataclasses
 import difflib
 import json
 import re
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 
 import jax
@@ -21,7 +25,10 @@ from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.config import Config
 from llmlab.interop import weights
+from llmlab.interop.gguf import read_gguf
+from llmlab.interop.layouts import find_gguf, rename
 from llmlab.interop.safetensors import SHARD, FileError, Stored, parse_json, read_directory, write_directory
+from llmlab.interop.unpack import unpack
 from llmlab.models.decoder import Model
 from llmlab.names import Bound, bind
 from llmlab.nn.module import abstract, specs
@@ -32,8 +39,13 @@ from llmlab.presets.family import ConfigError, Family, Settings, kind_of, plain,
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a directory holds: its family, the table of its config.json, the model, and its tensors by name."""
+    """What a checkpoint holds: its family, the table of its config.json, the model, and its tensors by name.
 
+    source: what it was opened from. directory: where its small files lie; of a GGUF file that is a copy, which is there
+    as long as this object.
+    """
+
+    source: Path
     directory: Path
     family: Family
     settings: dict
@@ -57,21 +69,44 @@ class Checkpoint:
         ignored = self.family.ignored
         if not any(path[0] == "head" for path in table):  # what a file of tied weights may hold once more
             ignored += (r"(^|\.)lm_head\.weight$",)
-        found = weights.match(bound, stored, self.family.prefixes, ignored, str(self.directory))
+        found = weights.match(bound, stored, self.family.prefixes, ignored, str(self.source))
         arrays = weights.read(bound, found, table, shardings, dtype)
         return nest({_full(path, model or self.model): array for path, array in arrays.items()})
 
 
-def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """What a checkpoint directory holds. Raises FileError or ConfigError, which say what is wrong with it."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"there is no directory {directory}; a checkpoint is one with a config.json")
-    settings = parse_json(directory / "config.json")
-    family = family_of(settings, str(directory / "config.json"))
-    stored = read_directory(directory)
-    model = family.read(Settings(settings, str(directory / "config.json"), stored))
-    return Checkpoint(directory, family, settings, model, stored)
+def open_checkpoint(place: str | Path) -> Checkpoint:
+    """What a directory or a GGUF file holds. Raises FileError or ConfigError, which say what is wrong with it."""
+    place = Path(place)
+    if not place.exists():
+        raise FileNotFoundError(f"there is no checkpoint {place}; it is a directory with a config.json, or a GGUF file")
+    file = find_gguf(place)
+    if file is not None:
+        return _open_gguf(file)
+    settings = parse_json(place / "config.json")
+    stored = read_directory(place)
+    family, model = _read(settings, str(place / "config.json"), stored)
+    return Checkpoint(place, place, family, settings, model, stored)
+
+
+def _open_gguf(file: Path) -> Checkpoint:
+    given, folder = read_gguf(file), Path(tempfile.mkdtemp(prefix="llmlab-"))
+    try:
+        settings = unpack(given, folder)
+        family, model = _read(settings, f"the metadata of {file}")
+        found = Checkpoint(file, folder, family, settings, model, {})
+        wanted = [one.name for one in names_of(family, model, found.head)[1]]
+        found = dataclasses.replace(found, stored=rename(given, wanted, settings))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
+
+def _read(settings: dict, where: str, stored: dict[str, Stored] | None = None) -> tuple[Family, Model]:
+    """The family of a config, and its model."""
+    family = family_of(settings, where)
+    return family, family.read(Settings(settings, where, stored))
 
 
 def family_of(settings: dict, where: str = "config.json") -> Family:

@@ -113,10 +113,15 @@ def read_header(file: Path) -> dict[str, Stored]:
             first, last, dtype, shape = _check(file, name, entry, size - start)
             spans.append((first, last, name))
             found[name] = Stored(file, shape, dtype, Read(file, start + first, DTYPES[dtype], shape))
+    check_apart(file, spans)
+    return found
+
+
+def check_apart(file: Path, spans: list[tuple[int, int, str]]) -> None:
+    """Raises FileError where two tensors, (first byte, last byte, name), share bytes."""
     for (_, stop, before), (begin, _, after) in itertools.pairwise(sorted(spans)):
         if begin < stop:
             raise FileError(f"{file}: the bytes of {before!r} and {after!r} overlap")
-    return found
 
 
 def _check(file: Path, name: str, entry, room: int) -> tuple[int, int, str, tuple[int, ...]]:

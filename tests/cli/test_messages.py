@@ -70,7 +70,9 @@ def test_what_is_no_run(llmlab, tmp_path):
 def test_what_is_no_model(command, llmlab, tmp_path):
     (tmp_path / "empty").mkdir()
     found = llmlab(command, tmp_path / "nowhere")
-    check_message(found, 78, ["there is no directory", "nowhere; a checkpoint is one with a config.json"])
+    check_message(
+        found, 78, ["there is no checkpoint", "nowhere; it is a directory with a config.json, or a GGUF file"]
+    )
     check_message(llmlab(command, tmp_path / "empty"), 65, ["there is no", "config.json"])
     check_message(llmlab(command), 78, ["MODEL comes first, a directory with a published checkpoint, or one that"])
 
