@@ -1,6 +1,6 @@
 """Whole models, as values."""
 
-from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Sandwich
+from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Renormed, Sandwich
 from llmlab.models.decoder import Decoder, Model
 from llmlab.models.encdec import EncoderDecoder, Reread
 from llmlab.models.encoder import Encoder
@@ -10,5 +10,5 @@ from llmlab.models.textcnn import TextCNN
 
 __all__ = [
     "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled",
-    "Pooling", "PostNorm", "PreNorm", "RepCNN", "Reread", "Sandwich", "Tagged", "TextCNN", "Transform",
+    "Pooling", "PostNorm", "PreNorm", "Renormed", "RepCNN", "Reread", "Sandwich", "Tagged", "TextCNN", "Transform",
 ]  # fmt: skip

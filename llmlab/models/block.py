@@ -39,6 +39,16 @@ class PreNorm(Wiring):
 
 
 @config
+class Renormed(Wiring):
+    """n + f(n) with n = norm(x): the stream itself is normalised (an option of BLOOM)."""
+
+    def norms(self, count):
+        return (count,)
+
+    layer = property(lambda self: RenormedLayer)
+
+
+@config
 class PostNorm(Wiring):
     """norm(x + f(x)) (the original Transformer, BERT)."""
 
@@ -75,6 +85,17 @@ class PreNormLayer(Module):
     def __call__(self, x_BLD, sublayers: list[Sublayer]):
         for norm, sublayer in zip(self.before, sublayers):
             x_BLD = shard(x_BLD + sublayer(norm(x_BLD)), "BLD")
+        return x_BLD
+
+
+class RenormedLayer(Module):
+    def __init__(self, before):
+        self.before = before
+
+    def __call__(self, x_BLD, sublayers: list[Sublayer]):
+        for norm, sublayer in zip(self.before, sublayers):
+            n_BLD = norm(x_BLD)
+            x_BLD = shard(n_BLD + sublayer(n_BLD), "BLD")
         return x_BLD
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
-from llmlab.models import Block, Decoder, Model, Parallel, PostNorm, PreNorm, Sandwich
+from llmlab.models import Block, Decoder, Model, Parallel, PostNorm, PreNorm, Renormed, Sandwich
 from llmlab.nn import Context, Declared, FeedForward, Mixer, RMSNorm, TiedHead, repeat
 from llmlab.nn.module import Module, Rngs, abstract, specs
 
@@ -90,7 +90,18 @@ def parallel(x, f, g):
     return x + f(norm(x)) + g(norm(x))
 
 
-WIRINGS = [(PreNorm(), pre, 2), (PostNorm(), post, 2), (Sandwich(), sandwich, 4), (Parallel(), parallel, 1)]
+def renormed(x, f, g):
+    x = norm(x) + f(norm(x))
+    return norm(x) + g(norm(x))
+
+
+WIRINGS = [
+    (PreNorm(), pre, 2),
+    (PostNorm(), post, 2),
+    (Sandwich(), sandwich, 4),
+    (Parallel(), parallel, 1),
+    (Renormed(), renormed, 2),
+]
 
 
 @pytest.mark.parametrize(("wiring", "formula", "norms"), WIRINGS, ids=lambda v: getattr(v, "__name__", ""))

@@ -3,7 +3,8 @@
 A file for each family or two that share much; to add one, write its CASES and name it here.
 """
 
-from . import bert, llama, pairs
+from . import bert, gemma, gpt, llama, mistral, pairs, phi3
 from .case import Case
 
-CASES: dict[str, Case] = llama.CASES | bert.CASES | pairs.CASES
+MODULES = (llama, mistral, gemma, phi3, gpt, bert, pairs)
+CASES: dict[str, Case] = {name: case for module in MODULES for name, case in module.CASES.items()}

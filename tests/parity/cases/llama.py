@@ -26,6 +26,12 @@ def scaled(kind: str, soak=True, **values) -> Case:
     return llama(soak, rope_parameters={"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **values})
 
 
+def classes(kind: str, soak=True, **values) -> Case:
+    """kind: Sequence or Token."""
+    values = {**LLAMA, "num_labels": 3, "pad_token_id": 0, **values}
+    return Case(f"LlamaFor{kind}Classification", "LlamaConfig", values, loss=kind.lower(), greedy=False, soak=soak)
+
+
 LEGACY = {
     "rope_theta": 5e5,
     "rope_scaling": {
@@ -38,12 +44,7 @@ CASES = {
     "llama_multi_query_tied": llama(soak=True, num_key_value_heads=1, tie_word_embeddings=True, head_dim=12),
     "llama_linear": scaled("linear"),
     "llama_yarn": scaled("yarn", original_max_position_embeddings=16),
-    "llama_dynamic": Case(
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
-        soak=True,
-    ),
+    "llama_dynamic": scaled("dynamic"),
     "llama_three_legacy": dataclasses.replace(
         llama(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **LEGACY["rope_scaling"]}),
         written=LEGACY,
@@ -52,11 +53,6 @@ CASES = {
         dtype="BF16",
         shards=3,
     ),
-    "llama_classes": Case(
-        "LlamaForSequenceClassification",
-        "LlamaConfig",
-        {**LLAMA, "num_labels": 3, "pad_token_id": 0},
-        loss=None,
-        greedy=False,
-    ),
+    "llama_classes": classes("Sequence", soak=False),
+    "llama_token_classes": classes("Token"),
 }
