@@ -105,8 +105,9 @@ def _open_gguf(file: Path) -> Checkpoint:
 
 def _read(settings: dict, where: str, stored: dict[str, Stored] | None = None) -> tuple[Family, Model]:
     """The family of a config, and its model."""
-    family = family_of(settings, where)
-    return family, family.read(Settings(settings, where, stored))
+    family, config = family_of(settings, where), Settings(settings, where, stored)
+    config.refuse_heads("", *family.architecture)
+    return family, family.read(config)
 
 
 def family_of(settings: dict, where: str = "config.json") -> Family:

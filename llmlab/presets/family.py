@@ -77,6 +77,10 @@ class Settings:
             raise ConfigError(f"{self.where}: {keys[0]} is {value!r}; it is a number")
         return float(value)
 
+    def nullable(self, read: Callable, key: str, default):
+        """What `read` (`self.count`) finds; None where the config says null, the default where it says nothing."""
+        return None if self.values.get(key, default) is None else read(key, default=default)
+
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default=default)
         if not isinstance(value, bool):

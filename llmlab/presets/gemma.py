@@ -61,7 +61,7 @@ def read_parts(settings: Settings, activation: str) -> tuple[RMSNorm, Gated]:
 def read(settings: Settings) -> Model:
     """The model of a config.json."""
     if settings.get("hidden_act") == "gelu":
-        settings = Settings({**settings.values, "hidden_act": "gelu_pytorch_tanh"}, settings.where)
+        settings = Settings({**settings.values, "hidden_act": "gelu_pytorch_tanh"}, settings.where, settings.tensors)
     norm, ffn = read_parts(settings, "hidden_act")
     attention = read_attention(
         settings, head_size=settings.count("head_dim", default=256), position=read_rotary(settings)

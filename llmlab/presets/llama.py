@@ -8,21 +8,31 @@ Pre-norm decoder: RMSNorm, rotary positions in halves, gated feed-forward with S
 from __future__ import annotations
 
 from llmlab.ffn.dense import Gated
-from llmlab.mixers.attention import Attention, Causal
+from llmlab.mixers.attention import Attention
 from llmlab.models.block import Block
-from llmlab.models.decoder import Decoder
-from llmlab.names import Table, tensor
+from llmlab.models.decoder import Decoder, Model
 from llmlab.nn.einsum import ZEROS
-from llmlab.nn.embed import Embedding, LinearHead, TiedHead
-from llmlab.nn.init import Normal
+from llmlab.nn.embed import TiedHead
 from llmlab.nn.norm import RMSNorm
 from llmlab.nn.position import Rotary
 from llmlab.nn.rotary import Llama3
-from llmlab.nn.stack import repeat
-from llmlab.presets.family import Family, Settings, activation_name, head_settings, headed, kind_of, trunk_of
+from llmlab.presets.family import Family, Settings
+from llmlab.presets.gated import (
+    ATTENTION,
+    GATED,
+    INIT,
+    NORMS,
+    UNTIED,
+    classes,
+    decoder,
+    gated,
+    layers_of,
+    names,
+    read_attention,
+    read_decoder,
+    write_decoder,
+)  # fmt: skip
 from llmlab.presets.rope import read_rotary, write_rotary
-
-INIT = Normal(std=0.02)
 
 
 def llama(
@@ -35,15 +45,9 @@ def llama(
     tied: bool = False,
 ) -> Decoder:
     """A decoder of this class."""
-    block = Block(mixer=attention, ffn=Gated(hidden=hidden, init=INIT, out_init=INIT), norm=RMSNorm(eps=eps))
-    return Decoder(
-        vocab=vocab,
-        width=width,
-        embed=Embedding(init=INIT),
-        stack=repeat(block, layers),
-        norm=RMSNorm(eps=eps),
-        head=TiedHead() if tied else LinearHead(init=INIT),
-    )
+    norm = RMSNorm(eps=eps)
+    block = Block(mixer=attention, ffn=gated(hidden), norm=norm)
+    return decoder([block] * layers, width, norm, vocab, TiedHead() if tied else UNTIED)
 
 
 def heads(count: int, kv: int | None = None, size: int = 128, position: Rotary = Rotary()) -> Attention:
@@ -110,93 +114,30 @@ def smollm2_135m() -> Decoder:
     return llama(30, 576, 1536, heads(9, 3, 64, Rotary(theta=100_000.0)), vocab=49_152, tied=True)
 
 
-def read(settings: Settings):
+def read(settings: Settings) -> Model:
     """The model of a config.json."""
     settings.refuse("pretraining_tp", 1, None)
-    width, count = settings.count("hidden_size"), settings.count("num_attention_heads")
-    size = settings.count("head_dim", default=width // count)
-    biased, eps = settings.flag("attention_bias", False), settings.number("rms_norm_eps", default=1e-6)
-    attention = Attention(
-        heads=count,
-        kv_heads=settings.count("num_key_value_heads", default=count),
-        head_size=size,
-        view=Causal(),
-        position=read_rotary(settings),
-        bias=ZEROS if biased else None,
-        out_bias=ZEROS if biased else None,
-    )
+    norm = RMSNorm(eps=settings.number("rms_norm_eps", default=1e-6))
     ffn = Gated(
         hidden=settings.count("intermediate_size"),
         activation=settings.activation("hidden_act", default="silu"),
         bias=ZEROS if settings.flag("mlp_bias", False) else None,
     )
-    trunk = Decoder(
-        vocab=settings.count("vocab_size"),
-        width=width,
-        stack=repeat(Block(mixer=attention, ffn=ffn, norm=RMSNorm(eps=eps)), settings.count("num_hidden_layers")),
-        norm=RMSNorm(eps=eps),
-        head=TiedHead() if settings.flag("tie_word_embeddings", False) or settings.head() != "lm" else LinearHead(),
-    )
-    return headed(settings, trunk)
+    block = Block(mixer=read_attention(settings, position=read_rotary(settings)), ffn=ffn, norm=norm)
+    return read_decoder(settings, [block] * settings.count("num_hidden_layers"), norm)
 
 
-def write(model) -> dict:
+def write(model: Model) -> dict:
     """The reverse of `read`."""
-    trunk = trunk_of(model)
-    block = trunk.stack.segments[0].pattern[0]
-    attention, ffn = block.mixer, block.ffn
-    return {
-        "architectures": [FAMILY.architecture[kind_of(model)]],
-        "vocab_size": trunk.vocab,
-        "hidden_size": trunk.width,
-        "intermediate_size": ffn.hidden,
-        "num_hidden_layers": trunk.stack.depth,
-        "num_attention_heads": attention.heads,
-        "num_key_value_heads": attention.kv_heads or attention.heads,
-        "head_dim": attention.head_size or trunk.width // attention.heads,
-        "hidden_act": activation_name(ffn.activation),
-        "rms_norm_eps": trunk.norm.eps,
-        "attention_bias": attention.bias is not None,
-        "mlp_bias": ffn.bias is not None,
-        "tie_word_embeddings": isinstance(trunk.head, TiedHead),
-        **write_rotary(attention.position),
-        **head_settings(model),
-    }
+    block = layers_of(model)[0]
+    return {**write_decoder(model), "mlp_bias": block.ffn.bias is not None, **write_rotary(block.mixer.position)}
 
 
-ATTENTION = (
-    tensor("model.layers.{N}.self_attn.q_proj.weight", "mixer.q.w: HK D"),
-    tensor("model.layers.{N}.self_attn.k_proj.weight", "mixer.k.w: GK D"),
-    tensor("model.layers.{N}.self_attn.v_proj.weight", "mixer.v.w: GK D"),
-    tensor("model.layers.{N}.self_attn.o_proj.weight", "mixer.out.w: D HK"),
-    tensor("model.layers.{N}.self_attn.q_proj.bias", "mixer.q.bias: HK"),
-    tensor("model.layers.{N}.self_attn.k_proj.bias", "mixer.k.bias: GK"),
-    tensor("model.layers.{N}.self_attn.v_proj.bias", "mixer.v.bias: GK"),
-    tensor("model.layers.{N}.self_attn.o_proj.bias", "mixer.out.bias: D"),
-)
-GATED = (
-    tensor("model.layers.{N}.mlp.gate_proj.weight", "ffn.gate.w: F D"),
-    tensor("model.layers.{N}.mlp.up_proj.weight", "ffn.up.w: F D"),
-    tensor("model.layers.{N}.mlp.down_proj.weight", "ffn.down.w: D F"),
-    tensor("model.layers.{N}.mlp.gate_proj.bias", "ffn.gate.bias: F"),
-    tensor("model.layers.{N}.mlp.up_proj.bias", "ffn.up.bias: F"),
-    tensor("model.layers.{N}.mlp.down_proj.bias", "ffn.down.bias: D"),
-)
-NORMS = (
-    tensor("model.layers.{N}.input_layernorm.weight", "wiring.before.0.scale: D"),
-    tensor("model.layers.{N}.post_attention_layernorm.weight", "wiring.before.1.scale: D"),
-)
-ENDS = (
-    tensor("model.embed_tokens.weight", "embed.table: V D"),
-    tensor("model.norm.weight", "norm.scale: D"),
-    tensor("lm_head.weight", "head.table: V D"),
-    tensor("score.weight", "out.w: J D"),
-)
 FAMILY = Family(
     kind="llama",
     read=read,
     write=write,
-    table=Table(model=ENDS, layers={"stack": ATTENTION + GATED + NORMS}),
+    table=names(*ATTENTION, *GATED, *NORMS),
     prefixes=("model.",),
-    architecture={"lm": "LlamaForCausalLM", "sequence": "LlamaForSequenceClassification"},
+    architecture=classes("Llama", "sequence", "token"),
 )

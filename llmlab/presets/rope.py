@@ -7,10 +7,11 @@ from llmlab.nn.rotary import Dynamic, Linear, Llama3, LongRope, Scaling, Yarn
 from llmlab.presets.family import ConfigError, Settings
 
 
-def read_rotary(settings: Settings, given: dict | None = None) -> Rotary:
-    """Rotary positions of a config. given: the table that says them, where a config has several."""
-    given = given or settings.get("rope_parameters", "rope_scaling", default={})
-    theta = given.get("rope_theta") or settings.number("rope_theta", default=10_000.0)
+def read_rotary(settings: Settings, given: dict | None = None, theta: float = 10_000.0) -> Rotary:
+    """Rotary positions of a config. given: the table that says them, where a config has several. theta: the usual."""
+    if given is None:
+        given = settings.get("rope_parameters", "rope_scaling", default={})
+    theta = given.get("rope_theta") or settings.number("rope_theta", default=theta)
     fraction = given.get("partial_rotary_factor") or settings.number("partial_rotary_factor", default=1.0)
     return Rotary(theta=float(theta), fraction=float(fraction), scaling=read_scaling(settings, given))
 

@@ -1,12 +1,15 @@
 """What configs say and what is refused: errors name the key; a model that no family has is not written."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from llmlab.config import put
-from llmlab.interop.checkpoint import fit
+from llmlab.interop.checkpoint import fit, open_checkpoint
+from llmlab.interop.safetensors import write_directory
 from llmlab.nn import Alibi
 from llmlab.nn.module import Rngs
 from llmlab.presets import (
@@ -105,3 +108,12 @@ def test_bloom_puts_its_positions_into_the_scores():
     small = dataclasses.replace(model, vocab=7)
     embedded_BLD = small.build(Rngs(params=0)).embed.norm(jnp.arange(32.0)[None, None])
     assert abs(float(embedded_BLD.mean())) < 1e-5
+
+
+def test_a_head_that_is_not_built_is_named(tmp_path):
+    config = {"model_type": "llama", "architectures": ["LlamaForQuestionAnswering"], **GEMMA}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    one = (("lm_head.weight", (2, 2), lambda: np.ones((2, 2))),)
+    write_directory(tmp_path, list(one), np.dtype(np.float32))
+    with pytest.raises(ConfigError, match="LlamaForQuestionAnswering, whose head is not built"):
+        open_checkpoint(tmp_path)
