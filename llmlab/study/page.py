@@ -114,7 +114,8 @@ def verdict(found: Findings, arm: Arm) -> str:
     effect, tone = judged.effect, text.split()[0]
     twin = arm is found.noise
     lost = f"{arm.diverged[0]} of {arm.diverged[1]} diverged · " if arm.diverged[0] else ""
-    tests = f"p {probability(judged.adjusted)} · sign-flip p {probability(effect.sign_flip)}"
+    tests = f"p {probability(judged.adjusted)} · sign-flip p {probability(effect.sign_flip)}" if found.complete else ""
+    reason = sentence(judged.reason) if found.complete else ""
     means = f"{plain(arm.estimate.mean)} against {plain(effect.base.mean)} · {effect.difference.n} pairs"
     steps = ""
     if arm.steps:
@@ -128,7 +129,7 @@ def verdict(found: Findings, arm: Arm) -> str:
         f'<small class="num">{lost}{tests}</small><small class="num">{means}</small></div>'
         f'<div><span class="num">{factor(arm.speedups.get("flops"))}</span>'
         f"<small>the compute that {base} needs for the same{steps}</small></div>"
-        f"<p>{'The base again: the noise floor. ' if twin else ''}{escape(sentence(judged.reason))}</p></li>"
+        f"<p>{'The base again: the noise floor. ' if twin else ''}{escape(reason)}</p></li>"
     )
 
 
@@ -156,7 +157,12 @@ def matching(found: Findings) -> str:
 
 def knob(found: Findings, arm: Arm) -> str:
     free = found.study["arms"][arm.name]["free"]
-    return "".join(f"<small>{escape(path)} = {escape(str(value))}</small>" for path, value in free.items())
+    return "".join(f"<small>{escape(ending(path))} = {escape(str(value))}</small>" for path, value in free.items())
+
+
+def ending(path: str) -> str:
+    """The last two names of a path; the whole of it stands in the exact differences."""
+    return ".".join(path.split(".")[-2:])
 
 
 def name_of(arm: Arm, found: Findings) -> str:

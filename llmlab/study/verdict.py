@@ -129,7 +129,7 @@ class Judgement:
         if effect.one_sided:
             return f"{lost}, and signed ranks do not decide"
         if effect.difference.n < 2:
-            return "a single pair of runs says nothing of noise"
+            return "a single pair of runs says nothing of noise" if effect.difference.n else "no pair has finished"
         if effect.difference.sd == 0:
             return "all pairs differ by the same number, which says nothing of noise"
         return (

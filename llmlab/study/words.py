@@ -10,7 +10,7 @@ AXIS_NAMES = {
     "active": "active parameters",
     "flops": "training FLOPs",
     "tokens": "training tokens",
-    "state_bytes": "decode state, bytes",
+    "state_bytes": "state bytes",
     "seconds": "seconds",
 }
 CURVE_NAMES = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
