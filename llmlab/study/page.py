@@ -111,7 +111,7 @@ def verdicts(found: Findings) -> str:
 
 def verdict(found: Findings, arm: Arm) -> str:
     judged, text, base = arm.judged, found.verdict(arm), escape(found.base.name)
-    effect, tone = judged.effect, text.split()[0]
+    effect, (tone, _, more) = judged.effect, text.partition(" ")
     twin = arm is found.noise
     lost = f"{arm.diverged[0]} of {arm.diverged[1]} diverged · " if arm.diverged[0] else ""
     tests = f"p {probability(judged.adjusted)} · sign-flip p {probability(effect.sign_flip)}" if found.complete else ""
@@ -123,7 +123,7 @@ def verdict(found: Findings, arm: Arm) -> str:
         steps = f"<br>{abs(arm.steps.steps):,.0f} steps of {base} {ahead}"
     return (
         f'<li class="{tone}{" control" if twin else ""}"><div class="name"><b>{escape(arm.name)}</b>'
-        f'<span class="badge"><i>{MARKS.get(tone, "·")}</i>{escape(text)}</span></div>'
+        f'<span class="badge"><i>{MARKS.get(tone, "·")}</i>{tone}</span><small>{escape(more.strip("()"))}</small></div>'
         f'<div><span class="num big">{signed(effect.difference.mean)}</span> '
         f'<span class="num soft">{interval(judged.interval)} at {percent(1 - judged.level)}</span>'
         f'<small class="num">{lost}{tests}</small><small class="num">{means}</small></div>'
