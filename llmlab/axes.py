@@ -213,6 +213,12 @@ def stored(letters: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, rules:
     return NamedSharding(mesh, spec(letters, shape, rules.stored, dict(mesh.shape)))
 
 
+def flat(partition) -> tuple[str, ...]:
+    """The mesh axes of a partition, or of some of its dimensions, in order."""
+    parts = [() if part is None else (part,) if isinstance(part, str) else part for part in partition]
+    return tuple(axis for part in parts for axis in part)
+
+
 def letters_of(name: str) -> str:
     """The letters at the end of an array's name.
 

@@ -100,6 +100,7 @@ def work(program: core.ClosedJaxpr) -> Work:
     return _count(program.jaxpr)
 
 
+RARE = "rarely"  # the scope of a branch that seldom runs: of such a `cond` the least is counted
 PRODUCTS_OF = "kernel whose products have this many FLOPs: "
 
 
@@ -148,7 +149,8 @@ def _count(jaxpr: core.Jaxpr, each: int | None = None) -> Work:
         inside = int(called.removeprefix(PRODUCTS_OF)) if called.startswith(PRODUCTS_OF) else each
         inner = [_count(sub, inside) for sub in _subprograms(eqn)]
         if name == "cond":
-            found += max(inner, key=lambda work: (work.products, work.elementwise))
+            choose = min if RARE in str(eqn.source_info.name_stack) else max
+            found += choose(inner, key=lambda work: (work.products, work.elementwise))
         elif name == "while" and any(work.products for work in inner):
             raise ValueError("a while loop has no static trip count; write a scan, or declare the kernel's cost")
         else:

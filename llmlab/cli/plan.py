@@ -20,6 +20,10 @@ class Flags:
     """GB that a device may use; by default what its data sheet says."""
     price: float | None = None
     """Price of a chip-hour, in any currency."""
+    search: bool = False
+    """Try meshes, remat policies and microbatches; show the trades of step time against memory."""
+    tries: int = 6
+    """How many layouts a search compiles at most."""
     cpu_devices: int | None = None
     """Host devices to show jax, for cpu:N topologies."""
 
@@ -30,13 +34,19 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
 
     from llmlab.plan import plan, topology
-    from llmlab.plan.page import show_plan
+    from llmlab.plan.page import show_plan, show_search
+    from llmlab.plan.search import search
     from llmlab.train.files import split_target
 
     console = Console(highlight=False, soft_wrap=True)
     target = topology(flags.topology)
     memory = None if flags.memory is None else flags.memory * 1e9
     directory = flags.run or run_directory(*split_target(arguments[0]))
+    if flags.search:
+        default = plan(experiment, target, memory)
+        found = search(experiment, target, memory, flags.tries, report=console.print)
+        show_search(console, found, default)
+        return 0 if found else 1
     made = plan(experiment, target, memory, flags.price)
     show_plan(console, made, arguments[0])
     console.print(f"kept in {made.save(directory)}", style="dim")

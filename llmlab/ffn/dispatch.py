@@ -2,11 +2,13 @@
 
 Two layouts. Rows (dropless): each device sorts its tokens by expert and multiplies as many rows as there are choices.
 Buckets: each expert has the same number of slots in each row of the batch. Where the rules share experts over devices,
-buckets travel by all-to-all; rows gather the tokens of those devices, since a device may be chosen by all of them.
-Which mesh axes these are follows from the letters B, L, E and F, in a `shard_map`.
+tokens travel to them and back by all-to-all. Rows do so in rounds of a fixed size: one is enough when choices are
+nearly even, and since a device may be chosen by all, more follow while any token is left. Which mesh axes these are
+follows from the letters B, L, E and F, in a `shard_map`.
 
 Letters of this file: k, choices of a token; c, slots of an expert in a row; e, experts, whole on every device; l,
-positions, whole; T, tokens of a device; A, their choices; R, rows sorted by expert (kernels/grouped_matmul.py).
+positions, whole; T, tokens of a device; A, their choices; R, rows sorted by expert (kernels/grouped_matmul.py); P,
+places of a round: as many for each device of the group.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from jax.sharding import PartitionSpec
 
 from llmlab import axes
 from llmlab.config import Config, config
+from llmlab.cost import RARE
 from llmlab.kernels.grouped_matmul import grouped_matmul, lay_out, plan_rows, rank
+from llmlab.kernels.receipt import note
 from llmlab.nn.activation import activate
 from llmlab.nn.parts import Declared
 
+ROOM = 1.25  # places of a round, times the even share of a device
 Weights = dict[str, jax.Array]  # of "gate" (where there is one), "up" and "down"
 LETTERS = {"gate": "EdF", "up": "EdF", "down": "EFd"}  # the width is whole where experts work
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # of rows and the matrices of their experts
@@ -77,23 +82,70 @@ class Choice:
         """The weighted sum of what the experts make of each token; none is dropped."""
         place = _places(x_BLD, weights)
         gathered = tuple(axis for axis in place["E"] if axis in place["B"] + place["L"])
+        travels = gathered and gathered == place["E"]
+        if gathered:
+            note("experts", "tokens travel by all-to-all" if travels else "tokens are gathered")
         summed = tuple(axis for axis in place["E"] if axis not in gathered) + place["F"]
 
         def local(x_BLD, experts_BLk, weights_BLk, weights):
             x_TD = x_BLD.reshape(-1, x_BLD.shape[2])
             experts_TK, weights_TK = (a.reshape(len(x_TD), -1) for a in (experts_BLk, weights_BLk))
-            if gathered:
-                x_TD, experts_TK, weights_TK = (
-                    jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
+            if travels:
+                y_TD = _travel(
+                    x_TD, experts_TK, weights_TK, lambda *a: _sorted(*a, weights, activation), place, self.count
                 )
-            y_TD = _sorted(x_TD, experts_TK - _first(place["E"], weights), weights_TK, weights, activation)
-            if gathered:
-                y_TD = jax.lax.psum_scatter(y_TD, gathered, tiled=True)
+            else:
+                if gathered:
+                    x_TD, experts_TK, weights_TK = (
+                        jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
+                    )
+                y_TD = _sorted(x_TD, experts_TK - _first(place["E"], weights), weights_TK, weights, activation)
+                if gathered:
+                    y_TD = jax.lax.psum_scatter(y_TD, gathered, tiled=True)
             y_TD = jax.lax.psum(y_TD, summed) if summed else y_TD
             return y_TD.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
         letters = ("BLd", "BLk", "BLk", {name: LETTERS[name] for name in weights})
         return spread(local, place, letters, "BLd")(x_BLD, self.experts_BLk, self.weights_BLk, weights)
+
+
+def _travel(x_TD, experts_TK, weights_TK, work: Callable, place: dict[str, tuple[str, ...]], count: int):
+    """What the experts of all devices of the group make of this one's tokens, by all-to-all in rounds.
+
+    work(x, experts, weights): the weighted sum over the experts that are here. count: experts in all.
+    """
+    group, (tokens, choices) = place["E"], experts_TK.shape
+    devices = math.prod(axes.scope()[0].shape[axis] for axis in group)
+    here, most = count // devices, tokens * min(choices, count // devices)  # choices of one device by this one
+    size = min(math.ceil(ROOM * tokens * choices / devices), most)
+    experts_A, weights_A = experts_TK.reshape(-1), weights_TK.reshape(-1)
+    device_A = jnp.minimum(experts_A // here, devices)  # `devices` for a choice of none
+    rank_A = jnp.where(device_A < devices, rank(device_A, devices), -1)
+    token_A = jnp.repeat(jnp.arange(tokens), choices)
+    send = lambda a: jax.lax.all_to_all(a, group, 0, 0, tiled=True)
+
+    def run(number):
+        """The round in which places `number * size` and on of each device travel."""
+        place_A = rank_A - number * size
+        place_A = jnp.where((place_A >= 0) & (place_A < size), device_A * size + place_A, devices * size)
+        put = lambda empty, a: jnp.full(devices * size, empty, a.dtype).at[place_A].set(a, mode="drop")
+        token_P = put(tokens, token_A)
+        x_PD = send(x_TD.at[token_P].get(mode="fill", fill_value=0))
+        experts_P, weights_P = send(put(here, experts_A % here)), send(put(0, weights_A))
+        y_PD = send(work(x_PD, experts_P[:, None], weights_P[:, None]).astype(x_TD.dtype))
+        return jnp.zeros((tokens, x_TD.shape[1])).at[token_P].add(y_PD.astype(jnp.float32), mode="drop")
+
+    y_TD, rounds = run(0), math.ceil(most / size)
+    if rounds == 1:
+        return y_TD
+    needed = jax.lax.pmax(rank_A.max(), place["B"] + place["L"]) // size + 1  # all devices do as many
+
+    def more(y_TD, number):
+        add = jax.checkpoint(lambda y_TD: y_TD + run(number), prevent_cse=False)
+        return jax.lax.cond(number < needed, add, lambda y_TD: y_TD, y_TD), None
+
+    with jax.named_scope(RARE):
+        return jax.lax.scan(more, y_TD, jnp.arange(1, rounds))[0]
 
 
 def _sorted(x_TD, experts_TK, weights_TK, weights: Weights, activation: str):

@@ -14,13 +14,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from llmlab import axes
-from llmlab.axes import shard
 from llmlab.kernels.matmul import flattens
 from llmlab.kernels.receipt import note
 
 CHUNK_ELEMENTS = 2**23  # logits that one device holds at a time (32 MiB in float32)
+ROWS = 512  # but on accelerators not fewer rows than this, for which the head and its gradient are read anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ def chunks(shape: tuple[int, int], vocab: int) -> tuple[int, int]:
     sizes = dict(found[0].shape) if found else {}
     devices = found[0].size if found else 1
     length = shape[1] // sizes.get("sequence", 1)
-    fewest = max(1, min(length, -(-shape[0] * shape[1] * vocab // (CHUNK_ELEMENTS * devices))))
+    most = CHUNK_ELEMENTS if axes.platform() == "cpu" else max(CHUNK_ELEMENTS, ROWS * vocab)
+    fewest = max(1, min(length, -(-shape[0] * shape[1] * vocab // (most * devices))))
     count = next((n for n in range(fewest, min(fewest + fewest // 4, length) + 1) if length % n == 0), fewest)
     return count, sizes.get("sequence", 1) * (-length % count)
 
@@ -91,11 +93,55 @@ def _backward(form, count, gradients, cotangents):
 _fused.defvjp(_forward, _backward)
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The mesh axes that share rows and positions, and entries of the vocabulary; of the first, those that a head's
+    stored gradient is cut over along D."""
+
+    rows: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+    def over_entries(self, reduce, a):
+        return reduce(a, self.entries) if self.entries else a
+
+    def over_rows(self, a):
+        return jax.lax.psum(a, self.rows) if self.rows else a
+
+
 def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
-    """Sums over chunks; with `gradients`, also those with respect to x, w and bias."""
-    w_VD = shard(w_VD.astype(x_BLD.dtype), "VD")  # gathered once, before the loop
+    """Sums over chunks; with `gradients`, also those with respect to x, w and bias.
+
+    Over a mesh each device takes its rows, positions and entries of the vocabulary: the head is gathered once, before
+    the loop, and its gradient summed over devices once, after it.
+    """
+    w_VD, found = w_VD.astype(x_BLD.dtype), axes.scope()
+    given = (x_BLD, w_VD, bias_V, targets_BL, weights_BL)
+    if found is None or found[0].size == 1:
+        return _local(form, count, Place(), gradients, *given)
+    mesh, rules = found
+    part = lambda letters, shape, kind=rules.live: axes.spec(letters, shape, kind, dict(mesh.shape))
+    row, entry, stored = part("BL", x_BLD.shape[:2]), part("Vd", w_VD.shape), part("VD", w_VD.shape, rules.stored)
+    rows, entries = axes.flat(row), axes.flat(entry)
+    cut = axes.flat(stored[1:]) if stored[0] == entry[0] and set(axes.flat(stored[1:])) <= set(rows) else ()
+    place = Place(rows, entries, cut)
+    whole, narrow, bias = PartitionSpec(), PartitionSpec(*row, None), bias_V is not None and PartitionSpec(entry[0])
+    sums = (whole, {"nll": whole, "correct": whole, "hits_BL": row})
+    grads = (narrow, stored if cut else entry, bias or None) if gradients else ()
+    run = jax.shard_map(
+        partial(_local, form, count, place, gradients),
+        mesh=mesh,
+        in_specs=(narrow, entry, bias or None, row, row),
+        out_specs=(sums, grads),
+        check_vma=False,
+    )
+    return run(*given)
+
+
+def _local(form, count, place: Place, gradients: bool, x_BLD, w_VD, bias_V, targets_BL, weights_BL):
+    """What one device adds, chunk after chunk, and then the sums over devices."""
     cut = lambda a: jnp.moveaxis(a.reshape(a.shape[0], a.shape[1] // count, count, *a.shape[2:]), 2, 0)
-    chunk = partial(_chunk, form, w_VD, bias_V, gradients=gradients)
+    chunk = partial(_chunk, form, place, w_VD, bias_V, gradients=gradients)
     if count == 1:
         sums, hits_BL, grads = chunk(x_BLD, targets_BL, weights_BL)
     else:
@@ -113,24 +159,43 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
             lambda a: jnp.moveaxis(a, 0, 2).reshape(a.shape[1], a.shape[2] * count, *a.shape[3:]), joined
         )
         grads = (dx_BLD, *summed) if gradients else ()
-    loss, nll = sums
-    return (loss, {"nll": nll, "correct": (hits_BL * weights_BL).sum(), "hits_BL": hits_BL}), grads
+    loss, nll, correct = place.over_rows((*sums, (hits_BL * weights_BL).sum()))
+    if gradients:
+        dx_BLD, dw_VD, dbias_V = grads
+        grads = (dx_BLD, _summed(dw_VD, place, x_BLD.dtype), None if dbias_V is None else place.over_rows(dbias_V))
+        if place.rows:  # the whole gradient of the head is gone before the layers' backward pass begins
+            grads = jax.lax.optimization_barrier(grads)
+    return (loss, {"nll": nll, "correct": correct, "hits_BL": hits_BL}), grads
 
 
-def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
+def _summed(dw_VD, place: Place, dtype):
+    """The head's gradient summed over devices in the type of activations, as those of other weights; each keeps what it
+    stores."""
+    if not place.rows:
+        return dw_VD
+    dw_VD = dw_VD.astype(dtype)
+    if place.cut:
+        dw_VD = jax.lax.psum_scatter(dw_VD, place.cut, scatter_dimension=1, tiled=True)
+    rest = tuple(axis for axis in place.rows if axis not in place.cut)
+    return (jax.lax.psum(dw_VD, rest) if rest else dw_VD).astype(jnp.float32)
+
+
+def _chunk(form: Form, place: Place, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
+    first = jax.lax.axis_index(place.entries) * w_VD.shape[0] if place.entries else 0
+    entries_V = first + jnp.arange(w_VD.shape[0])
+    total = partial(place.over_entries, jax.lax.psum)
     raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD, preferred_element_type=jnp.float32)
-    logits_BLV = finish(shard(raw_BLV, "BLV"), bias_V, form)
-    entries_V = jnp.arange(w_VD.shape[0])
-    top_BL = logits_BLV.max(-1)
-    logz_BL = top_BL + jnp.log(jnp.exp(logits_BLV - top_BL[..., None]).sum(-1))
+    logits_BLV = finish(raw_BLV, bias_V, form, entries_V)
+    top_BL = place.over_entries(jax.lax.pmax, logits_BLV.max(-1))
+    logz_BL = top_BL + jnp.log(total(jnp.exp(logits_BLV - top_BL[..., None]).sum(-1)))
     hit_BLV = entries_V == targets_BL[..., None]
-    target_BL = jnp.where(hit_BLV, logits_BLV, 0).sum(-1)
+    target_BL = total(jnp.where(hit_BLV, logits_BLV, 0).sum(-1))
     nll_BL = logz_BL - target_BL
     loss_BL = nll_BL + form.z_loss * logz_BL**2
     if form.smoothing:
-        mean_BL = jnp.where(entries_V < form.vocab, logits_BLV, 0).sum(-1) / form.vocab
+        mean_BL = total(jnp.where(entries_V < form.vocab, logits_BLV, 0).sum(-1)) / form.vocab
         loss_BL += form.smoothing * (target_BL - mean_BL)
-    alone_BL = (logits_BLV >= top_BL[..., None]).sum(-1) == 1  # a tie is no hit
+    alone_BL = total((logits_BLV >= top_BL[..., None]).sum(-1)) == 1  # a tie is no hit
     hits_BL = alone_BL & (target_BL >= top_BL)
     sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL))
     if not gradients:
@@ -142,9 +207,8 @@ def _chunk(form: Form, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
     dlogits_BLV = jnp.where(entries_V < form.vocab, dlogits_BLV, 0) * weights_BL[..., None]  # padding may be inf here
     dbias_V = None if bias_V is None else dlogits_BLV.sum((0, 1))
     dlogits_BLV = (form.scale * dlogits_BLV).astype(x_BLD.dtype)
-    dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD, preferred_element_type=jnp.float32)
-    dw_VD = _head_gradient(dlogits_BLV, x_BLD)
-    return sums, hits_BL, (shard(dx_BLD.astype(x_BLD.dtype), "BLD"), shard(dw_VD, "VD"), dbias_V)
+    dx_BLD = total(jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD, preferred_element_type=jnp.float32))
+    return sums, hits_BL, (dx_BLD.astype(x_BLD.dtype), _head_gradient(dlogits_BLV, x_BLD), dbias_V)
 
 
 def _head_gradient(dlogits_BLV, x_BLD):
@@ -155,12 +219,17 @@ def _head_gradient(dlogits_BLV, x_BLD):
     return jax.lax.optimization_barrier(dw_DV).T
 
 
-def finish(raw: jax.Array, bias_V: jax.Array | None, form: Form) -> jax.Array:
-    """Logits from the head's product, over any leading dimensions: scaled, biased, capped, without the padding."""
+def finish(raw: jax.Array, bias_V: jax.Array | None, form: Form, entries_V: jax.Array | None = None) -> jax.Array:
+    """Logits from the head's product, over any leading dimensions: scaled, biased, capped, without the padding.
+
+    entries_V: which entries of the vocabulary they are, all by default.
+    """
     logits = form.scale * raw
     if bias_V is not None:
         logits = logits + bias_V.astype(jnp.float32)
     if form.softcap is not None:
         logits = form.softcap * jnp.tanh(logits / form.softcap)
-    padded = logits.shape[-1]
-    return logits if padded == form.vocab else jnp.where(jnp.arange(padded) < form.vocab, logits, -1e30)
+    if entries_V is None and logits.shape[-1] == form.vocab:
+        return logits
+    entries_V = jnp.arange(logits.shape[-1]) if entries_V is None else entries_V
+    return jnp.where(entries_V < form.vocab, logits, -1e30)

@@ -9,6 +9,7 @@ from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
 from llmlab.kernels.cross_entropy import Form, cross_entropy, finish
+from llmlab.kernels.lookup import look_up
 from llmlab.nn.activation import Activation, activate
 from llmlab.nn.einsum import ZEROS, Einsum, parameter
 from llmlab.nn.init import Init, Normal
@@ -71,9 +72,7 @@ class EmbeddingLayer(Module):
     def __call__(self, tokens_BL: jax.Array, ctx: Context, table: Param | None = None) -> jax.Array:
         """table: of another embedding, for one that has none."""
         table = table if self.table is None else self.table
-        # Looked up in a whole table: XLA would rematerialise the gather from one that is sharded by V.
-        table_VD = shard(table[...].astype(ctx.dtype), "vD")
-        x_BLD = shard(table_VD[tokens_BL], "BLD")
+        x_BLD = shard(look_up(table[...].astype(ctx.dtype), tokens_BL), "BLD")
         if self.cfg.power:
             x_BLD *= jnp.asarray(x_BLD.shape[-1] ** self.cfg.power, x_BLD.dtype)
         if self.types is not None:

@@ -1,8 +1,8 @@
 """What a compiled program does between devices: the collectives that it executes, read from XLA's own text.
 
 Turns of loops are multiplied in (XLA's cost analysis counts a loop's body once), of a conditional the branch that moves
-most is taken, and an asynchronous collective counts once: at its start. libtpu writes such a one three times, as a
-start, as the computation that hides it, and as a done.
+most is taken (the least, where the program calls the other rare), and an asynchronous collective counts once: at its
+start. libtpu writes such a one three times, as a start, as the computation that hides it, and as a done.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 import re
 
 import numpy as np
+
+from llmlab.cost import RARE
 
 ITEMSIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
 ITEMSIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
@@ -115,7 +117,8 @@ class Program:
                 found += [dataclasses.replace(one, times=one.times * turns) for one in self.walk(body)]
             elif operation == "conditional":
                 branches = [self.walk(branch) for branch in names(_BRANCHES, line)]
-                found += max(branches, key=lambda b: sum(one.times * one.bytes for one in b))
+                choose = min if f"/{RARE}/" in line else max
+                found += choose(branches, key=lambda b: sum(one.times * one.bytes for one in b))
             elif not label.startswith("async-collective-done"):
                 hidden = label.startswith("async-collective-start") or operation == "async-start"
                 for called in names(_CALLED, line):

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmlab.plan.report import Plan
+from llmlab.plan.search import told
 
 BAR = 40
 COLORS = {"parameters": "blue", "optimizer": "magenta", "batch": "cyan", "kept": "green", "temporaries": "yellow"}
@@ -116,6 +117,25 @@ def show_time(console: Console, plan: Plan) -> None:
         f"{plan.chip_hours:,.0f} chip-hours" + (f", {plan.chip_hours * plan.price:,.0f} to pay" if plan.price else "")
     )
     console.print(f"  rates: {plan.topology.chip.source}\n", style="dim")
+
+
+def show_search(console: Console, found: list[Plan], default: Plan | None) -> None:
+    """The trades of step time against memory, and the experiment as it was written."""
+    if not found:
+        return console.print("no layout fits; take more devices, a smaller batch, or other parts", style="bold red")
+    table = Table(box=None, pad_edge=False)
+    for column in ("layout", "step at the least", "MFU at best", "peak of a device", "compiled in"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "layout" else "right")
+    for one in found + [default] * (default is not None):
+        words = told(one.experiment, len(one.topology.devices)) + (" (as written)" if one is default else "")
+        took = f"{one.seconds['cpu']:.0f} CPU s"
+        figures = (span(one.times.step), f"{one.mfu:.1%}") if one.times else ("does not fit", "")
+        table.add_row(words, *figures, size(one.memory.peak), took, style="dim" if one is default else "")
+    console.print(table)
+    best = found[0].experiment
+    flags = [f"--mesh.{axis} {n}" for axis, n in best.mesh.resolve(len(found[0].topology.devices)).items()]
+    flags += [f"--mesh.slices {best.mesh.slices}", f"--train.accumulate {best.train.accumulate}"]
+    console.print(f"\nthe fastest: {' '.join(flags)}, and remat as told, in the experiment's file", style="bold")
 
 
 def grid() -> Table:

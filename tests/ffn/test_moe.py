@@ -10,7 +10,8 @@ import pytest
 from llmlab import axes
 from llmlab.config import config
 from llmlab.cost import Shape
-from llmlab.ffn import Capacity, Dropless, ExpertChoice, Gated, Mlp, MoE, Sigmoid, TopK
+from llmlab.ffn import Capacity, Dropless, ExpertChoice, Gated, Mlp, MoE, Sigmoid, TopK, dispatch
+from llmlab.kernels.receipt import receipt
 from llmlab.mesh import Mesh
 from llmlab.nn import Context
 from llmlab.nn.module import Rngs, merge, specs, split
@@ -285,6 +286,17 @@ def test_experts_over_devices_equal_one_device(kind, layout):
     (plain, alone), (step, given) = over(Mesh(data=8), cfg, axes.Rules()), over(mesh, cfg, rules)
     for found, right in zip(jax.tree.leaves(step(*given)), jax.tree.leaves(plain(*alone))):
         np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
+
+
+def test_dropless_tokens_travel_in_as_many_rounds_as_they_need(monkeypatch):
+    """Places for a tenth of an even share: nearly every round is a further one."""
+    monkeypatch.setattr(dispatch, "ROOM", 0.1)
+    (plain, alone), (step, given) = over(Mesh(data=8), EIGHT, axes.Rules()), over(Mesh(data=2, expert=4), EIGHT)
+    with receipt() as found:
+        values = step(*given)
+    assert found["experts"] == "tokens travel by all-to-all"
+    for value, right in zip(jax.tree.leaves(values), jax.tree.leaves(plain(*alone))):
+        np.testing.assert_allclose(value, right, rtol=1e-3, atol=1e-4)
 
 
 def test_buckets_travel_by_all_to_all():
