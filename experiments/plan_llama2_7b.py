@@ -7,23 +7,20 @@ saved for the backward pass. Nothing here is trained: the plan needs no chip and
 Cost: 1 to 2 minutes of one CPU core. Expected: it fits, see docs/planning.md.
 """
 
+import dataclasses
+
+from llmlab import presets
 from llmlab.data import Data, SentencePiece
-from llmlab.ffn import Gated
 from llmlab.mesh import Mesh
-from llmlab.mixers import Attention
-from llmlab.models import Block, Decoder
-from llmlab.nn import Embedding, repeat
 from llmlab.optim import AdamW, Cosine
 from llmlab.train import Experiment, Train
 
-VOCAB = 32_000
-
 
 def config() -> Experiment:
-    block = Block(mixer=Attention(heads=32), ffn=Gated(hidden=11_008))
+    model = presets.llama2_7b()
     return Experiment(
-        model=Decoder(vocab=VOCAB, width=4096, embed=Embedding(), stack=repeat(block, 32, remat="projections")),
-        data=Data(tokenizer=SentencePiece(vocab=VOCAB), batch=4 * 256, length=2048),
+        model=dataclasses.replace(model, stack=dataclasses.replace(model.stack, remat="projections")),
+        data=Data(tokenizer=SentencePiece(vocab=model.vocab), batch=4 * 256, length=2048),
         optim=AdamW(peak=3e-4, schedule=Cosine(warmup=2000, floor=0.1)),
         train=Train(steps=250_000),
         mesh=Mesh(data=1, fsdp=-1),

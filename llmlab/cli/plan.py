@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from llmlab.cli.arguments import parse, run_directory, set_up
+from llmlab.cli.arguments import override, parse, run_directory, set_up, target
 
 
 @dataclasses.dataclass
@@ -22,6 +22,8 @@ class Flags:
     """Price of a chip-hour, in any currency."""
     search: bool = False
     """Try meshes, remat policies and microbatches; show the trades of step time against memory."""
+    all: bool = False
+    """Plan every arm of a study: the file's study(), matched, in place of its config()."""
     tries: int = 6
     """How many layouts a search compiles at most."""
     cpu_devices: int | None = None
@@ -29,34 +31,61 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
+    if "--all" in arguments:
+        return plan_study([word for word in arguments if word != "--all"])
     flags, experiment = parse("plan", Flags, arguments)
-    prepare(flags)
-    from rich.console import Console
-
-    from llmlab.plan import plan, topology
+    console, topology, memory = prepare(flags)
+    from llmlab.plan import plan
     from llmlab.plan.page import show_plan, show_search
     from llmlab.plan.search import search
     from llmlab.train.files import split_target
 
-    console = Console(highlight=False, soft_wrap=True)
-    target = topology(flags.topology)
-    memory = None if flags.memory is None else flags.memory * 1e9
-    directory = flags.run or run_directory(*split_target(arguments[0]))
     if flags.search:
-        default = plan(experiment, target, memory)
-        found = search(experiment, target, memory, flags.tries, report=console.print)
+        default = plan(experiment, topology, memory)
+        found = search(experiment, topology, memory, flags.tries, report=console.print)
         show_search(console, found, default)
         return 0 if found else 1
-    made = plan(experiment, target, memory, flags.price)
+    made = plan(experiment, topology, memory, flags.price)
     show_plan(console, made, arguments[0])
+    directory = flags.run or run_directory(*split_target(arguments[0]))
     console.print(f"kept in {made.save(directory)}", style="dim")
     return 1 if made.fits is False else 0
 
 
-def prepare(flags: Flags) -> None:
-    """No accelerator is looked for: the compiler of another machine is asked."""
+def plan_study(arguments: list[str]) -> int:
+    """Every arm of every study of the file, one line each; leaves that are given are set in all of them."""
+    from llmlab.study.load import load_studies
+    from llmlab.study.matching import match
+    from llmlab.study.study import override as moved
+    from llmlab.train.files import split_target
+
+    given = target("plan", "EXPERIMENT", arguments)
+    file, name = split_target(given)
+    studies = load_studies(file, "study" if name == "config" else name)
+    flags, base = override(f"llmlab plan {given} --all", Flags, studies[0].base, arguments[1:], demand=False)
+    console, topology, memory = prepare(flags)
+    from llmlab.plan import plan
+    from llmlab.plan.page import show_arms
+
+    made = {}
+    for study in studies:
+        arms = match(moved(study, base) if study.base == studies[0].base else study).experiments
+        for arm, experiment in arms.items():
+            title = arm if len(studies) == 1 else f"{study.name}: {arm}"
+            made[title] = plan(experiment, topology, memory, flags.price)
+    show_arms(console, made)
+    return 1 if any(one.fits is False for one in made.values()) else 0
+
+
+def prepare(flags: Flags):
+    """(console, topology, bytes of a device); no accelerator is looked for."""
     import jax
+    from rich.console import Console
 
     jax.config.update("jax_platforms", "cpu")
     set_up(flags.cpu_devices)
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache tells no compile time
+    from llmlab.plan import topology
+
+    memory = None if flags.memory is None else flags.memory * 1e9
+    return Console(highlight=False, soft_wrap=True), topology(flags.topology), memory

@@ -138,8 +138,9 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     return run(*given)
 
 
-def _local(form, count, place: Place, gradients: bool, x_BLD, w_VD, bias_V, targets_BL, weights_BL):
+def _local(form, count, place: Place, gradients: bool, *given):
     """What one device adds, chunk after chunk, and then the sums over devices."""
+    x_BLD, w_VD, bias_V, targets_BL, weights_BL = given
     cut = lambda a: jnp.moveaxis(a.reshape(a.shape[0], a.shape[1] // count, count, *a.shape[2:]), 2, 0)
     chunk = partial(_chunk, form, place, w_VD, bias_V, gradients=gradients)
     if count == 1:

@@ -119,6 +119,18 @@ def show_time(console: Console, plan: Plan) -> None:
     console.print(f"  rates: {plan.topology.chip.source}\n", style="dim")
 
 
+def show_arms(console: Console, made: dict[str, Plan]) -> None:
+    """One line for each arm of a study."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("arm", "parameters", "peak of a device", "step at the least", "MFU at best", "chip-hours"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "arm" else "right")
+    for name, one in made.items():
+        timed = (span(one.times.step), f"{one.mfu:.1%}", f"{one.chip_hours:,.1f}") if one.times else ("", "", "")
+        peak = size(one.memory.peak) + (", does not fit" if one.fits is False else "")
+        table.add_row(name, f"{one.parameters:,}", peak, *timed, style="red" if one.fits is False else "")
+    console.print(table)
+
+
 def show_search(console: Console, found: list[Plan], default: Plan | None) -> None:
     """The trades of step time against memory, and the experiment as it was written."""
     if not found:
