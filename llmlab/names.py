@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 JOIN = "+"  # in a dimension: the pieces of a tensor follow each other in what stands behind it
+BACK = "<"  # before a letter: the elements of the file are counted from the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Piece:
 
     path: of the parameter, within its layer or its model. letters: its dimensions in the file, those of one dimension
     together; "1" is a dimension of size 1. "+HK D" with other pieces: rows of one after rows of the other; "H+K D":
-    the same within each head. pairs: elements that rotary positions turn together are neighbours (K, as in Meta's
-    files), and not in halves.
+    the same within each head. "C 1 <J": taps of which the file has the oldest first. pairs: elements that rotary
+    positions turn together are neighbours (K, as in Meta's files), and not in halves.
     """
 
     path: str
@@ -112,7 +113,8 @@ def bind(table: Table, stacks: dict, specs: dict, head: str = "lm") -> list[Boun
 def _expand(one: Tensor, prefix: str, at: tuple[int, ...], name: str, specs: dict) -> list[Bound]:
     """A tensor as often as there are experts, or not at all where the model has none of its parameters."""
     paths = [tuple(f"{prefix}{piece.path}".split(".")) for piece in one.pieces]
-    known = [path in specs for path in paths]
+    depth = len(at) + ("{E}" in name)
+    known = [path in specs and _fits(piece, specs[path].axes[depth:]) for path, piece in zip(paths, one.pieces)]
     if not any(known):
         return []
     if not all(known):
@@ -122,6 +124,11 @@ def _expand(one: Tensor, prefix: str, at: tuple[int, ...], name: str, specs: dic
         return [make(name, at)]
     experts = specs[paths[0]].shape[len(at)]
     return [make(name.replace("{E}", str(expert)), (*at, expert)) for expert in range(experts)]
+
+
+def _fits(piece: Piece, axes: str) -> bool:
+    """Whether a piece is of a parameter with these axes: two kinds of layers may have one path, such as "mixer.out"."""
+    return sorted(_flat(piece.letters)) == sorted(axes)
 
 
 def file_shape(one: Bound, specs: dict) -> tuple[int, ...]:
@@ -143,7 +150,7 @@ def to_file(arrays: Sequence[np.ndarray], axes: Sequence[str], letters: Sequence
     """The tensor of a file from its pieces: arrays with dimensions `axes`, written as `letters`."""
     laid = []
     for array, own, written in zip(arrays, axes, letters):
-        sizes = dict(zip(own, array.shape))
+        sizes, array = dict(zip(own, array.shape)), _turned(array, own, written)
         order = _flat(written)
         if sorted(order) != sorted(own):
             raise ValueError(f"a parameter with the axes {own!r} cannot be written as {written!r}")
@@ -169,7 +176,12 @@ def from_file(
         cut = whole.reshape(total)[(slice(None),) * axis + (slice(start, start + lengths[number]),)]
     order = _flat(letters[number])
     cut = cut.reshape([sizes[number][letter] for letter in order])
-    return np.transpose(cut, [order.index(letter) for letter in axes[number]])
+    return _turned(np.transpose(cut, [order.index(letter) for letter in axes[number]]), axes[number], letters[number])
+
+
+def _turned(array: np.ndarray, axes: str, letters: str) -> np.ndarray:
+    """The array with what is marked by BACK in the other order."""
+    return np.flip(array, [axes.index(after) for mark, after in zip(letters, letters[1:]) if mark == BACK])
 
 
 def halves(array: np.ndarray, axis: int) -> np.ndarray:
@@ -186,7 +198,7 @@ def neighbours(array: np.ndarray, axis: int) -> np.ndarray:
 
 def _flat(letters: str) -> str:
     """The letters of a piece in the order of the file."""
-    return "".join(letter for letter in letters if letter not in f" 1{JOIN}")
+    return "".join(letter for letter in letters if letter not in f" 1{JOIN}{BACK}")
 
 
 def _dims(letters: str, axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -194,14 +206,14 @@ def _dims(letters: str, axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     sizes = dict(zip(axes, shape))
     if sorted(_flat(letters)) != sorted(axes):
         raise ValueError(f"a parameter with the axes {axes!r} cannot be written as {letters!r}")
-    return tuple(math.prod(sizes[x] for x in dim if x not in f"1{JOIN}") for dim in letters.split())
+    return tuple(math.prod(sizes[x] for x in _flat(dim)) for dim in letters.split())
 
 
 def _open(letters: str, sizes: dict[str, int]) -> tuple[int, ...]:
     """The shape of a piece with the joined dimension in two: what stands before the join, and what is joined."""
     found = []
     for dim in letters.split():
-        size = lambda text: math.prod(sizes[letter] for letter in text if letter != "1")
+        size = lambda text: math.prod(sizes[letter] for letter in _flat(text))
         found += [size(text) for text in dim.split(JOIN)]
     return tuple(found)
 

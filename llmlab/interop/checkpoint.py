@@ -114,7 +114,7 @@ def family_of(settings: dict, where: str = "config.json") -> Family:
     """The family that a config names. Raises ConfigError for an unknown one."""
     kind, known = settings.get("model_type"), [family.kind for family in FAMILIES]
     for family in FAMILIES:
-        if family.kind == kind:
+        if family.kind == kind or (kind is None and family.signs(settings)):
             return family
     near = difflib.get_close_matches(str(kind), known, n=1)
     raise ConfigError(

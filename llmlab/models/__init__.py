@@ -1,6 +1,6 @@
 """Whole models, as values."""
 
-from llmlab.models.block import Block, Parallel, PostNorm, PreNorm, Renormed, Sandwich
+from llmlab.models.block import Bare, Block, Parallel, PostNorm, PreNorm, Renormed, Sandwich
 from llmlab.models.decoder import Decoder, Model
 from llmlab.models.encdec import EncoderDecoder, Reread
 from llmlab.models.encoder import Encoder
@@ -9,6 +9,7 @@ from llmlab.models.repcnn import RepCNN
 from llmlab.models.textcnn import TextCNN
 
 __all__ = [
-    "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel", "Pooled",
-    "Pooling", "PostNorm", "PreNorm", "Renormed", "RepCNN", "Reread", "Sandwich", "Tagged", "TextCNN", "Transform",
+    "Bare", "Block", "Decoder", "Encoder", "EncoderDecoder", "First", "Last", "Max", "Mean", "Model", "Parallel",
+    "Pooled", "Pooling", "PostNorm", "PreNorm", "Renormed", "RepCNN", "Reread", "Sandwich", "Tagged", "TextCNN",
+    "Transform",
 ]  # fmt: skip

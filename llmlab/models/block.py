@@ -78,6 +78,23 @@ class Parallel(Wiring):
     layer = property(lambda self: ParallelLayer)
 
 
+@config
+class Bare(Wiring):
+    """f(x): no residual and no norm (recurrent networks of before both)."""
+
+    def norms(self, count):
+        return ()
+
+    layer = property(lambda self: BareLayer)
+
+
+class BareLayer(Module):
+    def __call__(self, x_BLD, sublayers: list[Sublayer]):
+        for sublayer in sublayers:
+            x_BLD = shard(sublayer(x_BLD), "BLD")
+        return x_BLD
+
+
 class PreNormLayer(Module):
     def __init__(self, before):
         self.before = before

@@ -41,6 +41,7 @@ class Family:
 
     prefixes: of names, which a file may have or lack. ignored: patterns of names without weights. renamed: (pattern,
     replacement) for names that older files have. architecture: the class that transformers loads, {head: its name}.
+    signs: whether a config without a `model_type` is of this family.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Family:
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (r"\.inv_freq$",)
     renamed: tuple[tuple[str, str], ...] = ()
+    signs: Callable[[dict], bool] = lambda values: False
 
 
 class Settings:
@@ -188,6 +190,8 @@ def plain(cfg, width: int):
     if "segments" in values:
         values["segments"] = tuple(layer for one in cfg.segments for layer in one.pattern * one.repeats)
         values["segments"] = tuple(plain(layer, width) for layer in values["segments"])
+    if "rank" in values and cfg.rank is None:
+        values["rank"] = -(-width // 16)  # Mamba's
     if "heads" in values and "kv_heads" in values:
         values["kv_heads"] = cfg.kv_heads or cfg.heads
         values["head_size"] = cfg.head_size or width // cfg.heads

@@ -7,7 +7,7 @@ import pytest
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
-from llmlab.models import Block, Decoder, Model, Parallel, PostNorm, PreNorm, Renormed, Sandwich
+from llmlab.models import Bare, Block, Decoder, Model, Parallel, PostNorm, PreNorm, Renormed, Sandwich
 from llmlab.nn import Context, Declared, FeedForward, Mixer, RMSNorm, TiedHead, repeat
 from llmlab.nn.module import Module, Rngs, abstract, specs
 
@@ -86,6 +86,10 @@ def sandwich(x, f, g):
     return x + norm(g(norm(x)))
 
 
+def bare(x, f, g):
+    return g(f(x))
+
+
 def parallel(x, f, g):
     return x + f(norm(x)) + g(norm(x))
 
@@ -101,6 +105,7 @@ WIRINGS = [
     (Sandwich(), sandwich, 4),
     (Parallel(), parallel, 1),
     (Renormed(), renormed, 2),
+    (Bare(), bare, 0),
 ]
 
 

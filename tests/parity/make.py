@@ -42,6 +42,7 @@ def make(case: Case) -> dict[str, np.ndarray]:
         model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         config = json.loads((Path(folder) / "config.json").read_text())
     config = {key: value for key, value in {**config, **case.written}.items() if key not in case.unwritten}
+    config = config if case.only is None else case.only
     found = {"config": np.array(json.dumps(config)), "shapes": np.array(json.dumps(shapes))}
     return found | {name: np.asarray(value) for name, value in compute(model, case).items()}
 
@@ -88,8 +89,11 @@ def compute(model, case: Case) -> dict:
         logits = torch.stack([out.start_logits, out.end_logits], -1)
     if logits is not None:
         found["logits"] = logits.detach()
+    hidden = out.get("hidden_states")
+    if model.config.model_type in ("mamba", "mamba2"):  # what is after each layer, and the last normalised once more
+        hidden = (model.get_input_embeddings()(ids), *hidden[:-2], hidden[-1])
     states = {
-        "h": out.get("hidden_states"),
+        "h": hidden,
         "s": out.get("encoder_hidden_states"),
         "t": out.get("decoder_hidden_states"),
     }

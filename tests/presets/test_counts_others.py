@@ -1,4 +1,4 @@
-"""Encoders and encoder-decoders have the published numbers of parameters, counted as transformers counts them."""
+"""Encoders, pairs, state-space models and the hybrid have as many parameters as transformers counts, tied ones once."""
 
 import pytest
 
@@ -26,6 +26,18 @@ PUBLISHED = {
     "bart_large": 406_291_456,
     "transformer_base": 63_606_784 - 2 * 512 * 512,  # without two tables of fixed waves
     "transformer_big": 215_293_952 - 2 * 512 * 1024,
+    "mamba_130m": 129_135_360,
+    "mamba_370m": 371_516_416,
+    "mamba_790m": 793_204_224,
+    "mamba_1_4b": 1_372_178_432,
+    "mamba_2_8b": 2_768_345_600,
+    "mamba2_130m": 128_989_632,
+    "mamba2_370m": 368_346_624,
+    "mamba2_780m": 780_161_280,
+    "mamba2_1_3b": 1_343_757_312,
+    "mamba2_2_7b": 2_702_599_680,
+    "codestral_mamba_7b": 7_285_403_648,
+    "jamba_v0_1": 51_570_323_328,
 }
 
 
