@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def check(folder: Path) -> int:
     worst, wrong, opened = 0.0, [], sorted(path.name for path in (folder / "written").iterdir())
     for name in opened:
         case, reference = CASES[name], np.load(HERE / "data" / f"{name}.npz")
-        kind = getattr(transformers, case.model)
+        written = json.loads((folder / "written" / name / "config.json").read_text())
+        kind = getattr(transformers, written["architectures"][0])
         model, report = kind.from_pretrained(
             folder / "written" / name, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
         )

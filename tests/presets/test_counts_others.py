@@ -40,6 +40,8 @@ PUBLISHED = {
     "jamba_v0_1": 51_570_323_328,
 }
 
+UNPUBLISHED = {"keyword_spotter", "rnnencdec", "rnnsearch"}  # tests/presets/test_values_others.py
+
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_has_the_published_parameters(name):
