@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from llmlab.axes import Rules
 from llmlab.generate import Beam, Generator, Sampling, search
 from llmlab.generate.decode import few
 from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from llmlab.interop.safetensors import parse_json
 from llmlab.mesh import Mesh
 from llmlab.models.decoder import Model
 from llmlab.models.encdec import EncoderDecoder
@@ -186,7 +186,7 @@ class Pretrained:
         if isinstance(self.config, Pooled) and self.config.transform is None and self.config.classes is None:
             return self.config.pooling
         file = self.place.directory / "1_Pooling" / "config.json"
-        told = json.loads(file.read_text()) if file.is_file() else {}
+        told = parse_json(file) if file.is_file() else {}
         return First() if told.get("pooling_mode_cls_token") else Mean()
 
     def merged(self, params: dict | None = None):
@@ -197,7 +197,7 @@ class Pretrained:
         if not isinstance(self.origin, Checkpoint):
             return None
         file = self.place.directory / "generation_config.json"
-        told = json.loads(file.read_text()) if file.is_file() else {}
+        told = parse_json(file) if file.is_file() else {}
         both = [told.get(key, self.origin.settings.get(key)) for key in keys]
         return next((value for value in both if value is not None), None)
 

@@ -85,6 +85,7 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
     settings = parse_json(place / "config.json")
     stored = read_directory(place)
     family, model = _read(settings, str(place / "config.json"), stored)
+    _check_depth(model, stored, place)
     return Checkpoint(place, place, family, settings, model, stored)
 
 
@@ -93,6 +94,7 @@ def _open_gguf(file: Path) -> Checkpoint:
     try:
         settings = unpack(given, folder)
         family, model = _read(settings, f"the metadata of {file}")
+        _check_depth(model, given.tensors, file)
         found = Checkpoint(file, folder, family, settings, model, {})
         wanted = [one.name for one in names_of(family, model, found.head)[1]]
         found = dataclasses.replace(found, stored=rename(given, wanted, settings))
@@ -106,8 +108,21 @@ def _open_gguf(file: Path) -> Checkpoint:
 def _read(settings: dict, where: str, stored: dict[str, Stored] | None = None) -> tuple[Family, Model]:
     """The family of a config, and its model."""
     family, config = family_of(settings, where), Settings(settings, where, stored)
-    config.refuse_heads("", *family.architecture)
-    return family, family.read(config)
+    try:
+        config.refuse_heads("", *family.architecture)
+        return family, family.read(config)
+    except ConfigError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"{where} is no config of {family.kind!r}: {error}") from error
+
+
+def _check_depth(model: Model, stored: dict[str, Stored], where: Path) -> None:
+    """Raises FileError for more layers than tensors, before any of those layers is made."""
+    trunk = trunk_of(model)
+    depth = sum(getattr(trunk, name).depth for name in ("stack", "encoder") if hasattr(trunk, name))
+    if depth > len(stored):
+        raise FileError(f"{where} has {len(stored)} tensors, and its config asks for {depth} layers")
 
 
 def family_of(settings: dict, where: str = "config.json") -> Family:

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 HEADER = 100 << 20  # bytes of a header at most, as in the reference implementation
 SHARD = 5 << 30  # bytes of a file at most when a model is written
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PART = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -81,8 +83,11 @@ def _read_shards(directory: Path) -> dict[str, Stored]:
         raise FileError(f"{directory / INDEX}: weight_map is no table of names and files")
     found: dict[str, Stored] = {}
     for file in dict.fromkeys(places.values()):
-        if Path(file).name != file or file in ("", ".", ".."):
-            raise FileError(f"{directory / INDEX} names the file {file!r}; files of an index lie beside it")
+        if Path(file).name != file or not file.endswith(".safetensors") or len(file) > 255:
+            raise FileError(
+                f"{directory / INDEX} names the file {file[:300]!r}; "
+                "those of an index are .safetensors and lie beside it"
+            )
         if not (directory / file).is_file():
             raise FileError(f"{directory / INDEX} names {file}, which is not there; the checkpoint is not whole")
         found |= read_header(directory / file)
@@ -101,10 +106,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             raise FileError(f"{file}: its header is said to have {length} bytes and the file has {size}; it is cut off")
         if length > HEADER:
             raise FileError(f"{file}: its header is said to have {length} bytes, more than the {HEADER} that are read")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise FileError(f"{file}: its header is no JSON ({error})") from error
+        header = _json(stream.read(length), f"{file}: its header")
     if not isinstance(header, dict):
         raise FileError(f"{file}: its header is a {type(header).__name__}, not a table of tensors")
     start, found, spans = 8 + length, {}, []
@@ -133,7 +135,7 @@ def _check(file: Path, name: str, entry, room: int) -> tuple[int, int, str, tupl
         raise FileError(f"{file}: the entry of {name!r} has not dtype, shape and data_offsets: {entry}") from error
     if not whole:
         raise FileError(f"{file}: the entry of {name!r} has sizes that are no counts: {entry}")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FileError(f"{file}: {name!r} has the type {dtype!r}; known are {', '.join(DTYPES)}")
     needed = math.prod(shape) * DTYPES[dtype].itemsize
     if last - first != needed:
@@ -147,7 +149,7 @@ def _check(file: Path, name: str, entry, room: int) -> tuple[int, int, str, tupl
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Reads one tensor when called. The file is not mapped: what was read does not stay in memory."""
+    """Reads one tensor when called. Its bytes are mapped, and stay in memory as long as the array that is given."""
 
     file: Path
     offset: int
@@ -155,21 +157,37 @@ class Read:
     shape: tuple[int, ...]
 
     def __call__(self) -> np.ndarray:
-        count = math.prod(self.shape)
-        return np.fromfile(self.file, self.dtype, count, offset=self.offset).reshape(self.shape)
+        if not math.prod(self.shape):
+            return np.zeros(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape).view(np.ndarray)
 
 
 def parse_json(file: Path) -> dict:
     """The table in a JSON file. Raises FileError when there is none."""
     if not file.is_file():
         raise FileError(f"there is no {file}")
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise FileError(f"{file} is no JSON: {error}") from error
+    found = _json(file.read_bytes(), str(file))
     if not isinstance(found, dict):
         raise FileError(f"{file} holds a {type(found).__name__}, not a table")
     return found
+
+
+def _json(text: bytes, what: str):
+    """What JSON says. Raises FileError where it is none, or says a name twice."""
+
+    def table(pairs: list[tuple]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise FileError(f"{what} has {next(name for name in names if names.count(name) > 1)!r} twice")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=table)
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{what} is no JSON: {error}") from error
 
 
 Make = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape, and what gives the values
@@ -178,7 +196,8 @@ Make = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape, and
 def write_directory(directory: Path, tensors: list[Make], dtype: np.dtype, shard: int = SHARD) -> list[Path]:
     """Writes tensors, one in memory at a time, into files of at most `shard` bytes, with an index if there are several.
 
-    A file is complete or absent: it is written under another name first. Returns the files.
+    They are written under other names first, so that what the directory held is whole until all of them are there.
+    Files of an earlier save with other parts are removed. Returns the files.
     """
     parts, filled = [[]], 0
     for one in tensors:
@@ -189,16 +208,29 @@ def write_directory(directory: Path, tensors: list[Make], dtype: np.dtype, shard
         parts[-1].append(one)
         filled += size
     name = lambda i: FILE if len(parts) == 1 else f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors"
-    files = [_write(directory / name(i), part, dtype) for i, part in enumerate(parts)]
+    files = [directory / name(i) for i in range(len(parts))]
+    partial = {file: file.with_name(file.name + ".partial") for file in files}
+    try:
+        for file, part in zip(files, parts):
+            _write(partial[file], part, dtype)
+        for file, written in partial.items():  # only when all are there: what was in the directory is whole until now
+            written.replace(file)
+    finally:
+        for written in partial.values():
+            written.unlink(missing_ok=True)
+    (directory / INDEX).unlink(missing_ok=True)
     if len(parts) > 1:
-        places = {one[0]: files[i].name for i, part in enumerate(parts) for one in part}
+        places = {one[0]: file.name for file, part in zip(files, parts) for one in part}
         total = sum(math.prod(one[1]) * dtype.itemsize for one in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (directory / INDEX).write_text(json.dumps(index, indent=2))
+    for other in directory.glob("model*.safetensors"):  # of an earlier save, with other parts
+        if other not in files and (other.name == FILE or PART.fullmatch(other.name)):
+            other.unlink()
     return files
 
 
-def _write(file: Path, tensors: Iterable[Make], dtype: np.dtype) -> Path:
+def _write(file: Path, tensors: Iterable[Make], dtype: np.dtype) -> None:
     header, offset, tensors = {"__metadata__": {"format": "pt"}}, 0, list(tensors)
     for name, shape, _ in tensors:
         stop = offset + math.prod(shape) * dtype.itemsize
@@ -206,16 +238,10 @@ def _write(file: Path, tensors: Iterable[Make], dtype: np.dtype) -> Path:
         offset = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data is aligned
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for name, shape, make in tensors:
-                values = np.ascontiguousarray(make(), dtype)
-                if values.shape != shape:
-                    raise ValueError(f"{name} has the shape {values.shape}, and {shape} was announced")
-                stream.write(values.tobytes())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, shape, make in tensors:
+            values = np.asarray(make(), dtype)
+            if values.shape != shape:
+                raise ValueError(f"{name} has the shape {values.shape}, and {shape} was announced")
+            stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -15,6 +17,7 @@ from llmlab.interop.safetensors import FileError, Make, Stored
 from llmlab.names import Bound
 from llmlab.nn.module import Spec
 
+ALIGNMENT = 64  # bytes
 Path = tuple[str, ...]
 Specs = dict[Path, Spec]
 
@@ -73,7 +76,9 @@ def check_shapes(bound: list[Bound], found: dict[str, Stored], specs: Specs) -> 
 def _piece(one: Bound, number: int, stored: Stored, specs: Specs) -> np.ndarray:
     """A piece of a tensor as the parameter holds it."""
     whole = stored.load()
-    if not np.issubdtype(whole.dtype, np.integer) and not np.isfinite(whole.astype(np.float32, copy=False)).all():
+    if not jnp.issubdtype(whole.dtype, jnp.floating):
+        raise FileError(f"{stored.file}: {one.name} has the type {stored.dtype}; weights are F64, F32, F16 or BF16")
+    if whole.size and not (np.isfinite(whole.min()) and np.isfinite(whole.max())):
         raise FileError(f"{stored.file}: {one.name} holds values that are NaN or infinite; the file is damaged")
     parts = [names.part(specs[held.path], held.at) for held in one.pieces]
     axes, shapes = [letters for letters, _ in parts], [shape for _, shape in parts]
@@ -87,7 +92,7 @@ def _place(spec: Spec, pieces, sharding: NamedSharding, dtype: np.dtype) -> jax.
     key = lambda index: tuple(cut.indices(size)[:2] for cut, size in zip(index, spec.shape))
     buffers = {bounds: None for bounds in map(key, places.values())}
     for bounds in buffers:
-        buffers[bounds] = np.zeros([stop - start for start, stop in bounds], dtype)
+        buffers[bounds] = aligned([stop - start for start, stop in bounds], dtype)
     for at, piece in pieces:
         for bounds, buffer in buffers.items():
             if all(start <= index < stop for index, (start, stop) in zip(at, bounds)):
@@ -96,6 +101,14 @@ def _place(spec: Spec, pieces, sharding: NamedSharding, dtype: np.dtype) -> jax.
                 place = tuple(index - start for index, (start, _) in zip(at, bounds))
                 buffer[(*place, *map(slice, cut.shape))] = cut
     return jax.make_array_from_callback(spec.shape, sharding, lambda index: buffers[key(index)])
+
+
+def aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
+    """Zeros whose memory jax takes over on CPU: what is not aligned it copies."""
+    count = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + count].view(dtype).reshape(shape)
 
 
 def tensors(bound: list[Bound], params: dict[Path, jax.Array], specs: Specs) -> list[Make]:

@@ -7,6 +7,7 @@ statistics, which the model itself changes. `jax.jit` runs over those; no Flax t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -56,6 +57,7 @@ def merge(structure, params: Tree, stats: Tree | None = None) -> Module:
     return nnx.merge(structure, _numbered(params), _numbered(stats or {}))
 
 
+@functools.lru_cache(maxsize=1)  # a checkpoint that is loaded asks for one several times
 def abstract(build: Callable[[Rngs], Module]) -> Module:
     """The model with shapes in place of values: no memory is taken, whatever its size."""
     return nnx.eval_shape(lambda: build(Rngs(params=jax.random.key(0))))

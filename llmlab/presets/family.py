@@ -27,6 +27,8 @@ ACTIVATIONS = {  # by the names of the files
     "tanh": "tanh",
 }
 
+MOST = 1 << 24  # of any size in a config
+
 
 class ConfigError(ValueError):
     """A config.json that says something that cannot be built."""
@@ -66,10 +68,10 @@ class Settings:
         return next((self.values[key] for key in keys if self.values.get(key) is not None), default)
 
     def count(self, *keys: str, default: int | None = None) -> int:
-        """A whole number of 1 or more. Raises ConfigError where there is none."""
+        """A whole number from 1 to MOST. Raises ConfigError where there is none."""
         value = self.get(*keys, default=default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{self.where}: {keys[0]} is {value!r}; it is a whole number, 1 or more")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+            raise ConfigError(f"{self.where}: {keys[0]} is {value!r}; it is a whole number from 1 to {MOST:,}")
         return value
 
     def number(self, *keys: str, default: float | None = None) -> float:
