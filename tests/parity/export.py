@@ -1,9 +1,10 @@
 """Import, export, open with transformers: the logits stay. Run once by each interpreter, over the same folder.
 
     python tests/parity/export.py write FOLDER [case ...]         # with llmlab: reads each case, writes it to FOLDER
-    parity/bin/python tests/parity/export.py check FOLDER         # with torch: loads what is there, compares logits
+    parity/bin/python tests/parity/export.py check FOLDER         # with torch: opens what is there, compares logits
 
-`check` ends with the largest difference and with status 1 where one is above the tolerance of its case.
+`check` opens the class that config.json names, and ends with the largest difference and with status 1 where one is
+above the tolerance of its case.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def check(folder: Path) -> int:
     worst, wrong, opened = 0.0, [], sorted(path.name for path in (folder / "written").iterdir())
     for name in opened:
         case, reference = CASES[name], np.load(HERE / "data" / f"{name}.npz")
-        written = json.loads((folder / "written" / name / "config.json").read_text())
-        kind = getattr(transformers, written["architectures"][0])
+        config = json.loads((folder / "written" / name / "config.json").read_text())
+        kind = getattr(transformers, config["architectures"][0])
         model, report = kind.from_pretrained(
             folder / "written" / name, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
         )
@@ -64,7 +65,8 @@ def differences(model, case, reference):
         given["labels"] = torch.from_numpy(reference["labels"])
     with torch.no_grad():
         out = model(ids, **given, output_hidden_states=not case.pair)
-    logits = out.get("logits", out.get("pooler_output"))
+    kinds = ("logits", "prediction_logits", "start_logits", "pooler_output")
+    logits = next((out[name] for name in kinds if name in out), None)
     if "end_logits" in out:
         logits = torch.stack([out.start_logits, out.end_logits], -1)
     if "logits" in reference:
