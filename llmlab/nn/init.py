@@ -54,3 +54,14 @@ class PerDepth(Init):
 
     def __call__(self, key, shape, fan_in, depth):
         return self.init(key, shape, fan_in, depth) / math.sqrt(2 * depth)
+
+
+@config
+class Scaled(Init):
+    """Another initialisation times a factor."""
+
+    init: Init
+    factor: float
+
+    def __call__(self, key, shape, fan_in, depth):
+        return self.factor * self.init(key, shape, fan_in, depth)
