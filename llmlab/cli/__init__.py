@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "write the report of a study, check it against its rows, or follow it live",
     "runs": "list runs and studies",
     "check": "run the contract of parts on an experiment's model",
+    "coordinates": "check that activations keep their size with width, in muP",
     "study": "run an ablation: matched arms, paired seeds, a verdict",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.
@@ -65,7 +66,7 @@ def run(command: str, arguments: list[str]) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
     return (
         f"usage: llmlab COMMAND ...\n\n{lines}\n\n"
         "`llmlab COMMAND --help` tells more; `llmlab train EXPERIMENT --help` lists every leaf of an experiment.\n"
