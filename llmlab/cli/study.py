@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -119,28 +118,25 @@ def run(console: Console, study, file: Path, directory: Path, flags: Flags, argu
 
 def train(console: Console, opened, place, flags: Flags, arguments: list[str]) -> bool:
     """Whether every cell has come to something: by this process, or by workers that it starts and watches."""
-    from llmlab.study.record import OUTCOMES, read_rows
-    from llmlab.study.runner import Pool, Slurm, Worker, python
+    from llmlab.study.cells import settled
+    from llmlab.study.record import read_rows
+    from llmlab.study.runner import Here, Pool, Slurm, Worker, python
 
-    if flags.workers == 1 and not flags.slurm:
-        return Worker(place, opened.cells, say=lambda text: console.print(text, markup=False)).work()
-    backend = Slurm(workers=flags.slurm, partition=flags.partition) if flags.slurm else Pool(workers=flags.workers)
+    backend = Pool(workers=flags.workers) if flags.workers > 1 else Here()
+    if flags.slurm:
+        backend = Slurm(workers=flags.slurm, partition=flags.partition, folder=str(place.directory / "slurm"))
+    worker = Worker(place, opened.cells, say=lambda text: console.print(text, markup=False))
     command = python("study", *arguments, "--worker", "--run", str(place.directory))
-    jobs = backend.start(command)
-    try:
+    if isinstance(backend, Here):
+        backend.run(worker.work, command, lambda: None)
+    else:
         with Live(console=console, auto_refresh=False) as live:
-            while backend.alive(jobs):
-                live.update(progress(opened, place.directory), refresh=True)
-                time.sleep(1)
-    except BaseException:
-        backend.stop(jobs)
-        raise
+            backend.run(worker.work, command, lambda: live.update(progress(place.directory), refresh=True))
     rows = read_rows(place.directory)
-    done = {row.key for row in rows if row.state in OUTCOMES}
-    return all(cell.key in done for cell in opened.cells.wanted(rows))
+    return settled(opened.cells.wanted(rows), rows)
 
 
-def progress(opened, directory: Path) -> Table:
+def progress(directory: Path) -> Table:
     """Where every group stands."""
     import json
 

@@ -101,7 +101,35 @@ def retry(directory: Path) -> None:
 
 
 class Backend(Config):
-    """The slot of where workers run: `start(command)` gives what `alive` and `stop` are asked of."""
+    """The slot of where workers run: run(work, command, watch) returns when no worker is left.
+
+    work: of a worker in this process. command: starts one in a process of its own. watch: is called while they run.
+    """
+
+    def run(self, work: Callable[[], bool], command: list[str], watch: Callable[[], None]) -> None:
+        raise TypeError(f"{type(self).__name__} must define run(work, command, watch)")
+
+
+@config
+class Here(Backend):
+    """This process."""
+
+    def run(self, work, command, watch):
+        work()
+
+
+class Jobs(Backend):
+    """The base of backends whose workers are processes of their own; they are stopped when this one is."""
+
+    def run(self, work, command, watch):
+        jobs = self.start(command)
+        try:
+            while self.alive(jobs):
+                watch()
+                time.sleep(LOOK)
+        except BaseException:
+            self.stop(jobs)
+            raise
 
     def start(self, command: list[str]) -> list:
         raise TypeError(f"{type(self).__name__} must define start(command)")
@@ -114,21 +142,7 @@ class Backend(Config):
 
 
 @config
-class Here(Backend):
-    """This process."""
-
-    def start(self, command):
-        return []
-
-    def alive(self, jobs):
-        return False
-
-    def stop(self, jobs):
-        pass
-
-
-@config
-class Pool(Backend):
+class Pool(Jobs):
     """Processes of this machine."""
 
     workers: int = 2
@@ -151,8 +165,9 @@ class Pool(Backend):
 
 
 @config
-class Slurm(Backend):
-    """Jobs of Slurm, through submitit (the extra `cluster`). folder: of their logs."""
+class Slurm(Jobs):
+    """Jobs of Slurm, through submitit (the extra `cluster`). folder: of their logs. cluster: submitit's name of it,
+    "local" to try it without Slurm."""
 
     workers: int = 4
     partition: str | None = None
@@ -160,14 +175,15 @@ class Slurm(Backend):
     cpus: int = 4
     gpus: int = 0
     folder: str = "slurm"
+    cluster: str = "slurm"
 
     def start(self, command):
         import submitit
 
-        executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
+        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
         options = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "gpus_per_node": self.gpus}
         executor.update_parameters(slurm_partition=self.partition, **options)
-        return [executor.submit(subprocess.check_call, command) for _ in range(self.workers)]
+        return [executor.submit(subprocess.call, command) for _ in range(self.workers)]
 
     def alive(self, jobs):
         return any(not job.done() for job in jobs)

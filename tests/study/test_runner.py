@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from llmlab.study.cells import groups
 from llmlab.study.claim import Claim, Lost
 from llmlab.study.group import Group, Preempted
 from llmlab.study.record import read_rows
-from llmlab.study.runner import retry
+from llmlab.study.runner import Pool, Slurm, retry
 from llmlab.study.study import one_at_a_time
 
 
@@ -190,3 +191,28 @@ def test_the_heart_beats(tmp_path):
         time.sleep(0.02)
     assert claim.path(0).stat().st_mtime > 2
     claim.release()
+
+
+# --- backends ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pool", "submitit"])
+def test_workers_in_processes_of_their_own_are_started_and_awaited(kind, tmp_path):
+    if kind == "submitit":
+        pytest.importorskip("submitit")
+    backend = Pool(workers=2) if kind == "pool" else Slurm(workers=2, cluster="local", folder=str(tmp_path / "logs"))
+    script = "import os, pathlib, sys; pathlib.Path(sys.argv[1], str(os.getpid())).touch()"
+    (tmp_path / "seen").mkdir()
+    watched = []
+    backend.run(None, [sys.executable, "-c", script, str(tmp_path / "seen")], lambda: watched.append(1))
+    assert len(list((tmp_path / "seen").iterdir())) == 2 and watched
+
+
+def test_workers_are_stopped_with_who_watches_them():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Pool(workers=1).run(None, [sys.executable, "-c", "import time; time.sleep(300)"], interrupted)
+    assert time.monotonic() - began < 60
