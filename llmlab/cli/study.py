@@ -24,6 +24,8 @@ class Flags:
 
     run: Path | None = None
     """Directory of the study; runs/<file>-study by default. One that is not finished is gone on with."""
+    only: str | None = None
+    """The one study of this name, of a ladder."""
     seeds: int | None = None
     """Replicates of each arm, in place of the study's."""
     workers: int = 1
@@ -49,9 +51,12 @@ class Flags:
 
 
 def main(arguments: list[str]) -> int:
+    from llmlab.study.group import Place
     from llmlab.study.load import load_studies
+    from llmlab.study.runner import python
     from llmlab.study.study import override as moved
     from llmlab.train.files import split_target
+    from llmlab.train.run import code_digest
 
     given = target("study", "STUDY", arguments)
     file, name = split_target(given)
@@ -61,14 +66,18 @@ def main(arguments: list[str]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     set_up(flags.cpu_devices or (max(1, cores // flags.workers) if on_cpu() else None))
     console = Console(soft_wrap=True, highlight=False)
-    code = 0
-    for number, study in enumerate(studies):
-        study = moved(study, base) if number == 0 or base == studies[0].base else moved_rung(study, studies[0], base)
+    root, code = flags.run or run_directory(file, name), 0
+    if flags.only not in (None, *(study.name for study in studies)):
+        raise ValueError(f"--only {flags.only}: there are {', '.join(study.name for study in studies)}")
+    for study in studies:
+        if flags.only not in (None, study.name):
+            continue
+        study = moved(study, base) if study is studies[0] else moved_rung(study, studies[0], base)
         if flags.seeds is not None:
             study = dataclasses.replace(study, seeds=flags.seeds)
-        directory = flags.run or run_directory(file, name)
-        directory = directory / study.name if len(studies) > 1 else directory
-        code = max(code, run(console, study, file, directory, flags, arguments))
+        directory = root / study.name if len(studies) > 1 else root
+        command = python("study", *arguments, "--worker", "--run", str(root), "--only", study.name)
+        code = max(code, run(console, study, Place(directory, file, code_digest(file)), flags, command))
     return code
 
 
@@ -83,50 +92,49 @@ def moved_rung(study, first, base):
     return moved(study, rung)
 
 
-def run(console: Console, study, file: Path, directory: Path, flags: Flags, arguments: list[str]) -> int:
-    """One study from beginning to end, or one worker of it."""
-    from llmlab.study.group import Place, Preempted
+def run(console: Console, study, place, flags: Flags, command: list[str]) -> int:
+    """One study from beginning to end, or one worker of it. command: starts a worker."""
+    from llmlab.study.group import Preempted
     from llmlab.study.open import clear, open_study, write
     from llmlab.study.runner import Worker, retry
 
     if flags.worker:
-        opened = open_study(study, file, contracts=False, prices=False)
+        opened = open_study(study, place.file, contracts=False, prices=False)
         try:
-            return 0 if Worker(Place(directory, file, opened.code), opened.cells).work() else EXIT_MACHINE
+            return 0 if Worker(place, opened.cells).work() else EXIT_MACHINE
         except Preempted as stopped:
             print(stopped)
             return EXIT_STOPPED
     console.print(f"[bold]{study.question}[/bold]\n")
-    opened = open_study(study, file, lambda found: show_arms(console, found), flags.contracts, flags.prices)
+    opened = open_study(study, place.file, lambda found: show_arms(console, found), flags.contracts, flags.prices)
     show_gates(console, opened)
     if flags.dry:
         return 0
-    directory.mkdir(parents=True, exist_ok=True)
+    place.directory.mkdir(parents=True, exist_ok=True)
     if flags.fresh:
-        clear(directory)
-    write(directory, opened)
+        clear(place.directory)
+    write(place.directory, opened)
     if flags.retry:
-        retry(directory)
+        retry(place.directory)
     try:
-        finished = train(console, opened, Place(directory, file, opened.code), flags, arguments)
+        finished = train(console, opened, place, flags, command)
     except (Preempted, KeyboardInterrupt) as stopped:
         console.print(f"{stopped or 'stopped'}; the same command goes on", markup=False)
         return EXIT_STOPPED
-    show_end(console, directory, finished)
+    show_end(console, place.directory, finished)
     return 0 if finished else EXIT_MACHINE
 
 
-def train(console: Console, opened, place, flags: Flags, arguments: list[str]) -> bool:
+def train(console: Console, opened, place, flags: Flags, command: list[str]) -> bool:
     """Whether every cell has come to something: by this process, or by workers that it starts and watches."""
     from llmlab.study.cells import settled
     from llmlab.study.record import read_rows
-    from llmlab.study.runner import Here, Pool, Slurm, Worker, python
+    from llmlab.study.runner import Here, Pool, Slurm, Worker
 
     backend = Pool(workers=flags.workers) if flags.workers > 1 else Here()
     if flags.slurm:
         backend = Slurm(workers=flags.slurm, partition=flags.partition, folder=str(place.directory / "slurm"))
     worker = Worker(place, opened.cells, say=lambda text: console.print(text, markup=False))
-    command = python("study", *arguments, "--worker", "--run", str(place.directory))
     if isinstance(backend, Here):
         backend.run(worker.work, command, lambda: None)
     else:

@@ -18,6 +18,7 @@ from llmlab.study.cells import Cell, Cells, groups, plan, settled
 from llmlab.study.claim import Claim, Lost
 from llmlab.study.group import Group, Place, Preempted, final
 from llmlab.study.record import OUTCOMES, read_rows
+from llmlab.train.signals import Signals
 
 LOOK = 1.0  # seconds between looks of a worker that has nothing to do, and of who watches
 FAILED = ("crashed", "out_of_memory")
@@ -122,14 +123,17 @@ class Jobs(Backend):
     """The base of backends whose workers are processes of their own; they are stopped when this one is."""
 
     def run(self, work, command, watch):
-        jobs = self.start(command)
-        try:
-            while self.alive(jobs):
-                watch()
-                time.sleep(LOOK)
-        except BaseException:
-            self.stop(jobs)
-            raise
+        with Signals() as signals:
+            jobs = self.start(command)
+            try:
+                while self.alive(jobs):
+                    if signals.asked(0):
+                        raise Preempted("stopped, and the workers with it")
+                    watch()
+                    time.sleep(LOOK)
+            except BaseException:
+                self.stop(jobs)
+                raise
 
     def start(self, command: list[str]) -> list:
         raise TypeError(f"{type(self).__name__} must define start(command)")
