@@ -26,6 +26,7 @@ from llmlab.generate import Beam, Generator, Sampling, search
 from llmlab.generate.decode import few
 from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from llmlab.interop.safetensors import parse_json
+from llmlab.interop.tokenizers import BESIDE, home_of, load_tokenizer
 from llmlab.mesh import Mesh
 from llmlab.models.decoder import Model
 from llmlab.models.encdec import EncoderDecoder
@@ -37,11 +38,6 @@ from llmlab.tasks.task import row_context
 from llmlab.train.program import precision
 
 IGNORED = -100  # a label that is not scored
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt", "tekken.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "generation_config.json",
-)  # fmt: skip
 
 
 def from_pretrained(
@@ -81,8 +77,8 @@ def save_pretrained(model: Pretrained, directory: str | Path, dtype: str = "floa
     origin = model.origin if isinstance(model.origin, Checkpoint) else None
     family, settings = (origin.family, origin.settings) if origin else (None, None)
     files = write_checkpoint(directory, model.config, model.params, family, settings, dtype)
-    for name in TOKENIZER_FILES:
-        source, target = model.place.directory / name, Path(directory) / name
+    for name in BESIDE:
+        source, target = model.home / name, Path(directory) / name
         if source.is_file() and source.resolve() != target.resolve():
             files.append(Path(shutil.copyfile(source, target)))
     return files
@@ -107,12 +103,16 @@ class Pretrained:
         self._run = jax.jit(self._apply, static_argnames="states")
         self._score = jax.jit(self._loss)
 
+    @property
+    def home(self) -> Path:
+        """The directory of the tokenizer's files: the checkpoint's, or that of the one which a run began with."""
+        data = None if isinstance(self.origin, Checkpoint) else self.origin.data
+        return home_of(getattr(data, "tokenizer", None), self.place.directory)
+
     @functools.cached_property
     def tokenizer(self):
         """What turns text into ids, of the directory. Raises an error that says what was looked for."""
         if isinstance(self.origin, Checkpoint):
-            from llmlab.interop.tokenizers import load_tokenizer
-
             return load_tokenizer(self.place.directory)
         return self.origin.open_data(lambda text: None).encoder
 

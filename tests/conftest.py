@@ -13,3 +13,13 @@ if version("jaxlib").startswith("0.10."):  # later ones abort on this flag
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK + " --xla_force_host_platform_device_count=8"
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The directory of a tiny published checkpoint with its tokenizer."""
+    from tests.interop.tiny import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("checkpoint"))

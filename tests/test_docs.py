@@ -15,7 +15,7 @@ import pytest
 
 from llmlab.cli import COMMANDS
 from llmlab.config import get
-from llmlab.train.files import load_experiment
+from llmlab.train.files import load_experiment, split_target
 from llmlab.train.program import Program
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,8 @@ def leaf(name: str, words: list[str]) -> None:
     Those of the worked example are its mixer's.
     """
     if not ("recurrent.py" in words and name.endswith("mixer.channels")):
-        shipped = [load_experiment(ROOT / word) for word in words if (ROOT / word).is_file()]
+        targets = [split_target(word) for word in words if ".py" in word]
+        shipped = [load_experiment(ROOT / file, name) for file, name in targets if (ROOT / file).is_file()]
         get(shipped[0] if shipped else EXPERIMENT, name)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from llmlab.config import from_json, show, to_json
+from llmlab.config import from_json, put, show, to_json
+from llmlab.train import Pretrained
 from llmlab.train.experiment import check_vocab
 from llmlab.train.files import import_file, load_experiment, returns_experiment
 from llmlab.train.program import Program
@@ -41,8 +42,10 @@ def test_config_is_golden_and_reloads(file):
 
 
 @pytest.mark.parametrize("make", list(variants()))
-def test_state_and_step_build_abstractly(make):
+def test_state_and_step_build_abstractly(make, request):
     experiment = make()
+    if isinstance(experiment.start, Pretrained):
+        experiment = put(experiment, "start.path", str(request.getfixturevalue("checkpoint"))).filled()
     program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
     check_vocab(experiment)
     batch = experiment.example(experiment.data.batch)

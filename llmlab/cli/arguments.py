@@ -23,7 +23,8 @@ def parse(command: str, flags: type[Flags], arguments: list[str], demand=False) 
     """
     given = target(command, "EXPERIMENT", arguments)
     experiment = load_experiment(*split_target(given))
-    return override(f"llmlab {command} {given}", flags, experiment, arguments[1:], demand)
+    found, experiment = override(f"llmlab {command} {given}", flags, experiment, arguments[1:], demand)
+    return found, experiment.filled()
 
 
 def parse_run(command: str, flags: type[Flags], arguments: list[str]) -> tuple[Flags, Experiment, Path]:

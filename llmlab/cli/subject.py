@@ -38,8 +38,10 @@ class Subject:
 
 def of_run(directory: Path, experiment, step: int | None = None) -> Subject:
     """The subject of a run's newest good checkpoint, or of that of a step."""
+    from llmlab.interop.tokenizers import home_of
     from llmlab.train.restore import restore_model
 
+    home = home_of(getattr(experiment.data, "tokenizer", None), directory)
     program, state, step = restore_model(directory, experiment, step)
     encoder = experiment.open_data(lambda text: print(text, file=sys.stderr)).encoder
     return Subject(
@@ -47,7 +49,7 @@ def of_run(directory: Path, experiment, step: int | None = None) -> Subject:
         encoder,
         f"step {step}",
         lambda ids: experiment.task.ask(ids, experiment.data.vocab),
-        lambda name: find_chat(directory, encoder, name),
+        lambda name: find_chat(home, encoder, name),
         ends=() if encoder.end is None else (encoder.end,),
         context=program.model.longest or experiment.data.length,
     )

@@ -4,6 +4,7 @@ from llmlab.data.carved import Carved
 from llmlab.data.drawn import Synthetic
 from llmlab.data.encoder import Encoder
 from llmlab.data.fragments import Fragments, Packages
+from llmlab.data.labelled import Labelled
 from llmlab.data.packing import Chunks, Packing, Planned, RandomWindows
 from llmlab.data.pipeline import Batches, Data, Dataset, Supply
 from llmlab.data.sources import DataError, Source, Stdlib, TextFiles, Tfds
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "Encoder",
     "Fragments",
+    "Labelled",
     "Packages",
     "Packing",
     "Planned",

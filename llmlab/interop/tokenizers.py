@@ -12,19 +12,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from pathlib import Path
 
-from llmlab.config import REQUIRED, config
+from llmlab.config import config
 from llmlab.data.encoder import Encoder, Mark
 from llmlab.data.sources import DataError, read_file
 from llmlab.data.tokenizers import NOTHING, Tokenizer
 from llmlab.data.tokenizers import encoder_of as sentencepiece_encoder
+from llmlab.interop.gguf import read_gguf
+from llmlab.interop.layouts import find_gguf
 from llmlab.interop.ranks import read_ranks, read_tekken
 from llmlab.interop.specials import Settings, add_marks, read_settings
 from llmlab.interop.tokenizer_json import read_tokenizer_json, read_vocab_json, read_vocab_txt
 
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "*.model", "*.tiktoken", "tekken.json", "vocab.json")
 FILES += ("vocab.txt",)
+# What goes along when a model is saved for other tools.
+BESIDE = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt", "tekken.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
 RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
@@ -33,36 +42,51 @@ class Published(Tokenizer):
     """The tokenizer of a published system.
 
     path: a checkpoint's directory, or a file of one. vocab: of the model; ids that the tokenizer has not stand for no
-    text. pattern: the split of a rank file whose family is not known.
+    text. Without both it is that of the checkpoint which the experiment begins with. pattern: the split of a rank file
+    whose family is not known.
     """
 
-    path: str = REQUIRED
+    path: str = ""
     vocab: int = 0
     pattern: str | None = None
 
     def check(self):
-        if self.vocab < 1:
-            raise ValueError(f"Published.vocab is {self.vocab}; it is the vocabulary of the model")
+        if self.path and self.vocab < 1:
+            raise ValueError(f"Published.vocab is {self.vocab} with a path; it is the vocabulary of the model")
 
     def load(self, source=None, cache=None, report=print):
-        if self.path == REQUIRED:
+        if not self.path:
             raise DataError("the path of the tokenizer is not given; pass --data.tokenizer.path DIR (or a file)")
         return load_tokenizer(self.path, self.vocab, self.pattern)
 
 
 def load_tokenizer(place: str | Path, vocab: int | None = None, pattern: str | None = None) -> Encoder:
-    """The tokenizer of a checkpoint's directory, or of one file.
+    """The tokenizer of a checkpoint's directory, of a GGUF file, or of a file of its own.
 
     vocab: ids of the model, None for those of the tokenizer. pattern: the split of a rank file of no known family.
     Raises DataError when there is no tokenizer, or a damaged one, or one with more ids than the model.
     """
-    file = find_file(Path(place).expanduser())
+    place = Path(place).expanduser()
+    whole = find_gguf(place) if place.is_dir() or place.suffix == ".gguf" else None
+    if whole is not None:
+        from llmlab.interop.unpack import unpack
+
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(read_gguf(whole), Path(folder))
+            return load_tokenizer(folder, vocab)
+    file = find_file(place)
     encoder = read(file, read_settings(file.parent), pattern)
     if vocab is None:
         return encoder
     if encoder.vocab > vocab:
         raise DataError(f"{file} has {encoder.vocab} ids and the model {vocab}; they do not belong together")
     return dataclasses.replace(encoder, pieces=encoder.pieces + (b"",) * (vocab - encoder.vocab))
+
+
+def home_of(tokenizer: Tokenizer | None, directory: Path) -> Path:
+    """Where the settings of a run's tokenizer lie: with the published tokenizer, if it is one, or in `directory`."""
+    place = Path(tokenizer.path) if isinstance(tokenizer, Published) and tokenizer.path else directory
+    return place.parent if place.is_file() else place
 
 
 def find_file(place: Path) -> Path:

@@ -31,10 +31,6 @@ class Model(Part):
     def build(self, rngs: Rngs) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(rngs)")
 
-    def initial(self, mesh, rules) -> dict | None:
-        """Parameters that training begins with in place of random ones, laid out by the rules; None for none."""
-        return None
-
 
 @config
 class Decoder(Model):

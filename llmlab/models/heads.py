@@ -115,10 +115,6 @@ class Pooled(Model):
     def build(self, rngs):
         return PooledModel(self, rngs)
 
-    def initial(self, mesh, rules):
-        found = self.trunk.initial(mesh, rules)
-        return None if found is None else {"trunk": found}
-
 
 class OnTrunk(Module):
     """What a head on another model shares with it."""
@@ -196,10 +192,6 @@ class Tagged(Model):
 
     def build(self, rngs):
         return TaggedModel(self, rngs)
-
-    def initial(self, mesh, rules):
-        found = self.trunk.initial(mesh, rules)
-        return None if found is None else {"trunk": found}
 
 
 class TaggedModel(OnTrunk):

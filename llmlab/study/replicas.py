@@ -25,6 +25,7 @@ from llmlab.config import flatten, get
 from llmlab.nn.module import abstract, split
 from llmlab.train.experiment import Experiment, Skip
 from llmlab.train.program import Batch, Program, State
+from llmlab.train.start import overlay
 
 Form = Literal["auto", "vmap", "map"]
 SEEDED = ("seed", "data.seed")
@@ -66,7 +67,13 @@ class Replicas:
 
     def start(self) -> State:
         """The state of step 0. `stopped` is the step at which a replica diverged, 0 while it is alive."""
-        return self.init(self.seeds, self.numbers)
+        state, given = self.init(self.seeds, self.numbers), self.experiment.start.load(self.program)
+        return overlay(state, jax.tree.map(self._every, given))
+
+    def _every(self, array) -> jax.Array:
+        """An array of one replica, given to all."""
+        shared = np.broadcast_to(np.asarray(array), (self.count, *array.shape))
+        return jax.device_put(shared, self.sharding if self.mesh.size > 1 else self.mesh.devices.flat[0])
 
     def one(self, state: State, replica: int) -> State:
         """The train state of one replica, as `Program` has it."""

@@ -1,5 +1,6 @@
 """The experiment, the compiled program, and the loop."""
 
 from llmlab.train.experiment import Experiment, Skip, Stop, Train
+from llmlab.train.start import Fresh, Loaded, Pretrained
 
-__all__ = ["Experiment", "Skip", "Stop", "Train"]
+__all__ = ["Experiment", "Fresh", "Loaded", "Pretrained", "Skip", "Stop", "Train"]

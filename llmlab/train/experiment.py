@@ -16,6 +16,7 @@ from llmlab.mesh import Mesh
 from llmlab.models.decoder import Decoder, Model
 from llmlab.optim import AdamW, Optimizer
 from llmlab.tasks import CausalLM, Task, example_batch
+from llmlab.train.start import Fresh, Start
 
 
 class Guard(Config):
@@ -65,7 +66,7 @@ class Train(Config):
 
 @config
 class Experiment(Config):
-    """seed: of initial parameters and dropout; `data.seed` decides the order of the data."""
+    """seed: of initial parameters and dropout; `data.seed` decides the order of the data. start: with what weights."""
 
     model: Model = Decoder()
     task: Task = CausalLM()
@@ -74,7 +75,12 @@ class Experiment(Config):
     train: Train = Train()
     mesh: Mesh = Mesh()
     rules: Rules = axes.every()
+    start: Start = Fresh()
     seed: int = 0
+
+    def filled(self) -> Experiment:
+        """The experiment with what a checkpoint decides: the model, the tokenizer. Itself where nothing is open."""
+        return self.start.fill(self)
 
     def check(self):
         if self.data.batch % self.train.accumulate:
@@ -97,8 +103,8 @@ class Experiment(Config):
 
 
 def check_vocab(experiment: Experiment) -> None:
-    """Raises ValueError unless the model has exactly the ids of the data and those that the task adds. Rows that only
-    pad the embedding for the hardware are a setting of the embedding and are not counted."""
+    """Raises ValueError unless the model has exactly the ids of the data and those that the task adds, and its classes.
+    Rows that only pad the embedding for the hardware are a setting of the embedding and are not counted."""
     data, task, model = experiment.data, experiment.task, experiment.model
     wanted = data.vocab + task.extra
     if model.vocab != wanted:
@@ -107,4 +113,9 @@ def check_vocab(experiment: Experiment) -> None:
         raise ValueError(
             f"{source} has a vocabulary of {data.vocab}{added}, and the model one of {model.vocab}; "
             f"set the model's to {wanted} (--model.vocab {wanted})"
+        )
+    classes = getattr(data, "classes", None)
+    if classes is not None and model.outcomes != classes:
+        raise ValueError(
+            f"{type(data).__name__} has {classes} classes, and the model {model.outcomes}; --model.classes {classes}"
         )

@@ -34,6 +34,7 @@ class Result:
 
 def train(experiment: Experiment, directory: Path, file: Path | None = None, fresh=False, wandb=None) -> Result:
     """Trains, or goes on with, the run in `directory`; see llmlab/train/run.py for what it may find there."""
+    experiment = experiment.filled()
     settings = experiment.train
     check_vocab(experiment)
     program = Program(experiment, experiment.mesh.build())

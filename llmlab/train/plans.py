@@ -15,7 +15,16 @@ from llmlab.train.experiment import Experiment
 from llmlab.train.run import RunError
 
 # What changes neither the program nor its memory; of the data only the shapes of its batches do.
-IRRELEVANT = ("data.", "seed", "train.steps", "train.guard", "train.log_every", "train.eval_every", "train.save_every")
+IRRELEVANT = (
+    "data.",
+    "seed",
+    "start",
+    "train.steps",
+    "train.guard",
+    "train.log_every",
+    "train.eval_every",
+    "train.save_every",
+)
 IRRELEVANT += ("train.eval_batches", "train.keep", "train.prompt")
 
 

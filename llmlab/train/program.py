@@ -18,6 +18,7 @@ from llmlab import axes
 from llmlab.nn.module import Param, Rngs, Statistic, abstract, merge, specs, split
 from llmlab.optim import state_shardings
 from llmlab.train.experiment import Experiment
+from llmlab.train.start import overlay
 
 State = dict
 Batch = dict[str, jax.Array]
@@ -45,8 +46,7 @@ class Program:
         options = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
         make = jax.jit(self._init, out_shardings=self.shardings, compiler_options=options)
         state = make(jax.random.key(self.experiment.seed))
-        given = self.experiment.model.initial(self.mesh, self.experiment.rules)
-        return state if given is None else {**state, "params": _replace(state["params"], given, "params")}
+        return jax.device_put(overlay(state, self.experiment.start.load(self)), self.shardings)
 
     def _init(self, key: jax.Array) -> State:
         build, dropout = jax.random.split(key)
@@ -125,7 +125,7 @@ class Program:
             def update(state):
                 updates, opt = self.optimizer.update(grads, state["opt"], state["params"])
                 params = optax.apply_updates(state["params"], updates)
-                return {**state, "params": params, "opt": opt, "stats": _replace(state["stats"], stats)}
+                return {**state, "params": params, "opt": opt, "stats": overlay(state["stats"], stats, "stats")}
 
             state = jax.lax.cond(finite, update, lambda state: state, state)
             metrics = {"objective": loss / weight, "weight": weight, "grad_norm": norm, "learning_rate": rate, **sums}
@@ -177,15 +177,6 @@ def precision(name: str, mesh: jax.sharding.Mesh) -> str:
     if name != "auto":
         return name
     return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
-
-
-def _replace(old: dict, new: dict, path: str = "stats") -> dict:
-    """`old` with the leaves that `new` has. Raises KeyError for one that `old` lacks: it would be lost."""
-    unknown = new.keys() - old.keys()
-    if unknown:
-        raise KeyError(f"{path}: new values are given for {sorted(unknown)} and the model has {sorted(old)}")
-    joined = {name: _replace(old[name], new[name], f"{path}.{name}") for name in new if isinstance(old[name], dict)}
-    return {**old, **new, **joined}
 
 
 def select(array: np.ndarray, rows: np.ndarray, index: tuple[slice, ...], total: int) -> np.ndarray:

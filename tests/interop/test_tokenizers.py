@@ -242,3 +242,5 @@ def test_data_of_a_published_tokenizer(write, tmp_path_factory, gpt2_files):
     assert "the cat" in dataset.encoder.decode(batch["tokens_BL"][0])
     with pytest.raises(DataError, match="pass --data.tokenizer.path DIR"):
         Published(vocab=320).load()
+    with pytest.raises(ValueError, match="Published.vocab is 0 with a path; it is the vocabulary of the model"):
+        Published(path=str(place))

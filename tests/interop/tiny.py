@@ -3,8 +3,15 @@
 import base64
 import functools
 import io
+import json
+from pathlib import Path
 
+import jax
 import tokenizers
+
+from llmlab.interop.checkpoint import write_checkpoint
+from llmlab.nn.module import Rngs, split
+from llmlab.presets.llama import heads, llama
 
 CORPUS = [
     "the cat sat on the mat, 12 cats",
@@ -65,4 +72,23 @@ def rank_lines(pieces) -> bytes:
     return b"".join(base64.b64encode(piece) + f" {rank}\n".encode() for rank, piece in enumerate(pieces))
 
 
+CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 RANKS = [bytes([value]) for value in range(256)] + [b"th", b"the", b" c", b"at", b" cat", b" the"]
+
+
+def checkpoint(folder: Path) -> Path:
+    """A tiny LLaMA with random weights, a tokenizer and a chat template, in a directory."""
+    size = len(json.loads(byte_level())["model"]["vocab"])
+    added = {str(size + i): {"content": f"<|im_{end}|>", "special": True} for i, end in enumerate(("start", "end"))}
+    settings = {"added_tokens_decoder": added, "eos_token": "<|endoftext|>", "chat_template": CHAT}
+    (folder / "tokenizer.json").write_text(byte_level())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = llama(2, 32, 48, heads(4, 2, 8), vocab=size + 2)
+    params = split(model.build(Rngs(params=jax.random.key(0))))[1]
+    write_checkpoint(folder, model, params)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 96, "eos_token_id": 0}))
+    return folder
