@@ -6,6 +6,8 @@ memory. Letters: M, positions of the source.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
 from llmlab.config import config
