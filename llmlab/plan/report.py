@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 
 from llmlab import axes
-from llmlab.config import to_dict
+from llmlab.config import swap, to_dict
+from llmlab.nn.stack import Stack
 from llmlab.plan.compile import Compiled, abstract_batch, compile_step
 from llmlab.plan.hlo import Program as Text
 from llmlab.plan.hlo import array_bytes, by_kind, collectives
@@ -194,10 +195,12 @@ def traffic(program: Program, sizes: Memory) -> float:
     itemsize = 4 if program.dtype == "float32" else 2
     with axes.use(program.mesh, experiment.rules):
         cost = program.model.cost(experiment.shape(max(rows, 1), itemsize))
-    passes = 3 + any(getattr(stack, "remat", "none") != "none" for stack in stacks(experiment.model))
+    passes = 3 + any(stack.remat != "none" for stack in stacks(experiment.model))
     return passes * cost.bytes / (mesh["tensor"] * mesh["sequence"]) + 4 * sizes.parameters + 2 * sizes.optimizer
 
 
-def stacks(model):
-    """The stacks of layers of a model's config."""
-    return [part for name in ("stack", "encoder", "trunk") if (part := getattr(model, name, None)) is not None]
+def stacks(model) -> list[Stack]:
+    """The stacks of layers of a model, wherever they stand in its config."""
+    found: list[Stack] = []
+    swap(model, Stack, lambda stack: found.append(stack) or stack)
+    return found

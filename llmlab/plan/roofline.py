@@ -15,7 +15,7 @@ from llmlab.plan.hlo import Collective
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What one device does in a step. exposed: the share of `link` and `network` seconds that nothing hides."""
+    """What one device does in a step."""
 
     flops: float
     traffic: float  # bytes to and from its memory

@@ -21,7 +21,7 @@ from llmlab.mesh import Mesh
 from llmlab.nn.module import merge
 from llmlab.nn.stack import POLICIES, Stack
 from llmlab.plan.compile import abstract_batch
-from llmlab.plan.report import Plan, plan
+from llmlab.plan.report import Plan, plan, stacks
 from llmlab.plan.topology import Topology
 from llmlab.train.experiment import Experiment
 from llmlab.train.program import Program
@@ -189,7 +189,7 @@ def guess(layout: Experiment, topology: Topology, row: Profile, stored: dict[str
     devices, tensor = len(topology.devices), sizes["tensor"]
     rows = layout.data.batch / (devices / tensor)  # of one device in a step
     width = getattr(layout.model, "width", 1)
-    depth = sum(stack.depth for stack in found_stacks(layout.model))
+    depth = sum(stack.depth for stack in stacks(layout.model))
     share = lambda n: (n - 1) / n
     gathers = 3 * share(sizes["fsdp"]) * stored["gathered"] * parts if sizes["fsdp"] > 1 else 0.0
     inside = sizes["data"] // topology.slices
@@ -207,16 +207,9 @@ def guess(layout: Experiment, topology: Topology, row: Profile, stored: dict[str
     return Guess(layout, hidden + sums / link, memory)
 
 
-def found_stacks(model) -> list[Stack]:
-    """The stacks of a model, wherever they stand in its config."""
-    found: list[Stack] = []
-    swap(model, Stack, lambda stack: found.append(stack) or stack)
-    return found
-
-
 def told(experiment: Experiment, devices: int) -> str:
     """A layout in words."""
-    policies = ", ".join(sorted({stack.remat for stack in found_stacks(experiment.model)})) or "none"
+    policies = ", ".join(sorted({stack.remat for stack in stacks(experiment.model)})) or "none"
     parts = experiment.train.accumulate
     sizes = experiment.mesh.resolve(devices)
     shown = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1) or "data 1"

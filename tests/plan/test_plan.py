@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from importlib.util import find_spec
 
 import jax
 import pytest
@@ -14,6 +15,7 @@ from llmlab.mixers import Attention
 from llmlab.models import Block, Decoder
 from llmlab.nn import repeat
 from llmlab.plan import plan, topology
+from llmlab.plan.gpu import target
 from llmlab.plan.hlo import Collective
 from llmlab.plan.roofline import Load, times
 from llmlab.train import Experiment, Train
@@ -128,3 +130,14 @@ def test_slices_of_tpus_come_from_libtpu():
     assert found.chips == 32 and {found.slice_of(d) for d in found.devices} == {0, 1}
     with pytest.raises(ValueError, match="libtpu knows no slice v5e:3x7"):
         topology("v5e:3x7")
+
+
+def test_gpus_that_are_not_there_are_told_to_the_compiler():
+    assert "device_memory_size: 141000000000" in target(find("NVIDIA H200")) and "major: 9" in target(
+        find("NVIDIA H100")
+    )
+    with pytest.raises(ValueError, match="h100, h200 alone, not of b200"):
+        topology("b200:8")
+    if not find_spec("jax_cuda13_plugin"):
+        with pytest.raises(ImportError, match="jax-cuda13-plugin"):
+            topology("h100:2x8")
