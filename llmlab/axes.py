@@ -116,8 +116,9 @@ def sequence() -> Rules:
 
 
 def expert() -> Rules:
-    """Experts are shared; outside them the axis shares the batch."""
-    return Rules(name="expert", stored=(("E", ("expert",)),), live=(("B", ("expert",)), ("E", ("expert",))))
+    """Experts are shared; outside them the axis shares the batch, and other parameters along the width as `fsdp`."""
+    stored = (("E", ("expert",)), ("D", (Maybe("expert"),)))
+    return Rules(name="expert", stored=stored, live=(("B", ("expert",)), ("E", ("expert",))))
 
 
 def every() -> Rules:

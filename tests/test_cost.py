@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmlab import axes
-from llmlab.cost import Cost, Shape, products_of, total, traced_flops, traced_work, visible_pairs
+from llmlab.cost import RARE, Cost, Shape, products_of, total, traced_flops, traced_work, visible_pairs
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 8))
 ONE = 2 * 4 * 8 * 8  # FLOPs of X @ W
@@ -48,6 +48,18 @@ def test_cross_attention_shows_all_pairs():
 )
 def test_products_are_counted(function, products):
     assert traced_flops(function, X, W) == products * ONE
+
+
+def test_of_a_branch_that_seldom_runs_the_other_is_counted():
+    def run(x, w):
+        def turn(x, _):
+            with jax.named_scope(RARE):
+                return jax.lax.cond(x.sum() > 0, lambda x: x @ w, lambda x: x, x), None
+
+        return jax.lax.scan(turn, x @ w, length=3)[0].sum()
+
+    assert traced_flops(run, X, W) == ONE
+    assert traced_flops(jax.grad(run, (0, 1)), X, W) == 3 * ONE
 
 
 def test_batched_products_and_empty_ones():

@@ -142,10 +142,10 @@ def _travel(x_TD, experts_TK, weights_TK, work: Callable, place: dict[str, tuple
 
     def more(y_TD, number):
         add = jax.checkpoint(lambda y_TD: y_TD + run(number), prevent_cse=False)
-        return jax.lax.cond(number < needed, add, lambda y_TD: y_TD, y_TD), None
+        with jax.named_scope(RARE):
+            return jax.lax.cond(number < needed, add, lambda y_TD: y_TD, y_TD), None
 
-    with jax.named_scope(RARE):
-        return jax.lax.scan(more, y_TD, jnp.arange(1, rounds))[0]
+    return jax.lax.scan(more, y_TD, jnp.arange(1, rounds))[0]
 
 
 def _sorted(x_TD, experts_TK, weights_TK, weights: Weights, activation: str):

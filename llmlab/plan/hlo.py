@@ -117,7 +117,7 @@ class Program:
                 found += [dataclasses.replace(one, times=one.times * turns) for one in self.walk(body)]
             elif operation == "conditional":
                 branches = [self.walk(branch) for branch in names(_BRANCHES, line)]
-                choose = min if f"/{RARE}/" in line else max
+                choose = min if RARE in line else max
                 found += choose(branches, key=lambda b: sum(one.times * one.bytes for one in b))
             elif not label.startswith("async-collective-done"):
                 hidden = label.startswith("async-collective-start") or operation == "async-start"

@@ -17,8 +17,9 @@ import jax
 
 from llmlab.chips import CHIPS, Chip
 
-# What libtpu would ask the machine for, at length, though no TPU is looked for.
+# What libtpu would ask the machine for, at length, though no TPU is looked for; and several plans may be made at once.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+QUIET |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 MEGACORE = ("v4", "v5p")  # whose two cores jax sees as one device
 
 
