@@ -4,7 +4,7 @@
     llmlab train experiments/induction.py:mamba
     python benchmarks/synthetic.py induction
 
-Cost: one to three minutes a run on 2 CPU cores. Expected: two layers of attention, Mamba and a GRU do; one layer of
+Cost: about a minute a run on one CPU core. Expected: two layers of attention, Mamba and a GRU do; one layer of
 attention cannot look beside what it finds, and stays near the chance of 1 / 16.
 
 Attention has a bias for each distance that learns ten times as fast as the weights: scores are of several units.
@@ -70,5 +70,5 @@ def recall(stack: Stack) -> Experiment:
         task=Answers(),
         data=Synthetic(problem=PROBLEM, batch=64),
         optim=AdamW(peak=5e-3, schedule=Cosine(warmup=100), decay=0.0, groups=(QUICK, *STANDARD)),
-        train=Train(steps=1000, eval_every=100, eval_batches=8, log_every=100),
+        train=Train(steps=800, eval_every=100, eval_batches=8, log_every=100),
     )
