@@ -53,7 +53,7 @@ def fill(view: View) -> Experiment:
             head=LinearHead(),
         ),
         task=Answers(),
-        data=Synthetic(problem=PROBLEM, batch=64, tests=16384),
+        data=Synthetic(problem=PROBLEM, batch=64, tests=32_768),
         optim=AdamW(peak=5e-3, schedule=Cosine(warmup=100, floor=0.0), decay=0.0, groups=(QUICK, *STANDARD)),
-        train=Train(steps=2500, eval_every=250, eval_batches=16, log_every=100),
+        train=Train(steps=4000, eval_every=250, eval_batches=16, log_every=100),
     )
