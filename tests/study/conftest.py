@@ -2,9 +2,7 @@
 
 import random
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from llmlab.config import put
 from llmlab.data import Bytes, Data, TextFiles
@@ -98,16 +96,5 @@ def worker(make_worker, tmp_path):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    """Corpora and compiled programs of the tests of one file: equal programs compile once."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMLAB_CACHE", str(folder))
-        jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        compilation_cache.reset_cache()  # jax looks at its settings only once
-        yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
+def compile_once(caches):
+    """Every test here trains."""

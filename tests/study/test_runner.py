@@ -199,7 +199,7 @@ def test_the_heart_beats(tmp_path):
 @pytest.mark.parametrize("kind", ["pool", "submitit"])
 def test_workers_in_processes_of_their_own_are_started_and_awaited(kind, tmp_path):
     if kind == "submitit":
-        pytest.importorskip("submitit")
+        pytest.importorskip("submitit", reason="submitit is not installed (the extra cluster)")
     backend = Pool(workers=2) if kind == "pool" else Slurm(workers=2, cluster="local", folder=str(tmp_path / "logs"))
     script = "import os, pathlib, sys; pathlib.Path(sys.argv[1], str(os.getpid())).touch()"
     (tmp_path / "seen").mkdir()

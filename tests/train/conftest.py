@@ -3,9 +3,7 @@
 import json
 import random
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from llmlab.config import put
 from llmlab.data import Bytes, Data, TextFiles
@@ -17,22 +15,6 @@ from llmlab.optim import AdamW, Constant
 from llmlab.train import Experiment, Train
 
 TIMES = ("tokens_per_second", "mfu", "seconds_per_step", "data_share")
-
-
-@pytest.fixture(scope="module")
-def caches(tmp_path_factory):
-    """Corpora and compiled programs of the tests of one file: equal programs compile once."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMLAB_CACHE", str(folder))
-        jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        compilation_cache.reset_cache()  # jax looks at its settings only once
-        yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
