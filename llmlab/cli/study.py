@@ -106,7 +106,9 @@ def run(console: Console, study, place, flags: Flags, command: list[str]) -> int
             print(stopped)
             return EXIT_STOPPED
     console.print(f"[bold]{study.question}[/bold]\n")
-    opened = open_study(study, place.file, lambda found: show_arms(console, found), flags.contracts, flags.prices)
+    with console.status("looking at the study") as status:
+        show = lambda found: show_arms(console, found)
+        opened = open_study(study, place.file, show, status.update, flags.contracts, flags.prices)
     show_gates(console, opened)
     if flags.dry:
         return 0

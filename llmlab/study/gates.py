@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -89,13 +90,14 @@ def contract(experiment: Experiment, only=CONTRACT) -> dict[str, str]:
     return seen | {"initial loss": f"{loss:.3f}, ln of the outcomes {expected:.3f}"}
 
 
-def check_contracts(study: Study, experiments: dict[str, Experiment]) -> dict[str, dict[str, str]]:
+def check_contracts(experiments: dict[str, Experiment], say: Callable[[str], None]) -> dict[str, dict[str, str]]:
     """{arm: {check: what was seen}}, equal models once. Raises Refused with the arm's name."""
     found: dict[str, dict[str, str]] = {}
     known: dict[tuple, dict[str, str]] = {}
     with jax.default_matmul_precision("highest"):
         for name, experiment in experiments.items():
             key = (experiment.model, experiment.task)
+            say(f"checking the contract of {name}")
             try:
                 found[name] = known[key] if key in known else contract(experiment)
             except Refused as refused:

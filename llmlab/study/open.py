@@ -79,20 +79,31 @@ class Opened:
 
 
 def open_study(
-    study: Study, file: Path | None, show: Callable[[object], None] = lambda stage: None, contracts=True, prices=True
+    study: Study,
+    file: Path | None,
+    show: Callable[[Opened], None] = lambda opened: None,
+    say: Callable[[str], None] = lambda text: None,
+    contracts: bool = True,
+    prices: bool = True,
 ) -> Opened:
-    """Everything before training. `show` is given each stage as it is done. Raises what the gates refuse."""
+    """Everything before training. show: is given what matching found. say: is told what is being looked at.
+
+    Raises what the gates refuse.
+    """
+    say("matching the arms")
     matched = match(study)
     opened = Opened(study, matched, {}, code_digest(file), {}, {})
     show(opened)
+    say("reading the data")
     gates.check_arms(study, matched.experiments)
     opened.data = {name: e.open_data(lambda _: None).fingerprint for name, e in matched.experiments.items()}
     if contracts:
-        opened.contracts = gates.check_contracts(study, matched.experiments)
+        opened.contracts = gates.check_contracts(matched.experiments, say)
     if prices:
         known: dict = {}
         for name, experiment in matched.experiments.items():
             if experiment not in known:
+                say(f"measuring memory and time of {name}")
                 known[experiment] = gates.price(study, experiment)
             opened.prices[name] = known[experiment]
     return opened

@@ -2,7 +2,8 @@
 
 In muP they neither grow nor shrink with width, whatever the step. What is measured is the root mean square of the
 residual stream at the end of the stack and of the logits, and of how both have moved since step 0; the last are what
-tells: at step 0 a standard parametrisation is fine too.
+tells: at step 0 a standard parametrisation is fine too. The logits of step 0 vanish with width in muP, as they should;
+after some steps what was learned stands above that noise.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmlab.config import flatten, put
+from llmlab.config import flatten, nodes, put
+from llmlab.models.decoder import Model
 from llmlab.optim.mup import mup
 from llmlab.train.experiment import Experiment
 from llmlab.train.program import Program
 
-WIDE = ("width", "hidden", "heads", "kv_heads")  # fields that grow with the model; a head keeps its size
+WIDE = ("hidden", "heads", "kv_heads")  # fields that grow with the width of the model; a head keeps its size
 KINDS = ("stream", "logits", "stream moved", "logits moved")
 
 
 def wider(experiment: Experiment, times: int) -> Experiment:
-    """The experiment with every width of its model so many times as large."""
+    """The experiment with every width of its model so many times as large; a convolution keeps its taps."""
+    models = {f"{path}.width" if path else "width" for path, node in nodes(experiment.model) if isinstance(node, Model)}
     for path, value in flatten(experiment.model).items():
-        if path.rpartition(".")[2] in WIDE and isinstance(value, int):
+        if (path in models or path.rpartition(".")[2] in WIDE) and isinstance(value, int):
             experiment = put(experiment, f"model.{path}", times * value)
     return experiment
 
@@ -37,7 +40,7 @@ def in_mup(experiment: Experiment, base: Experiment) -> Experiment:
     return dataclasses.replace(experiment, model=model, optim=optim)
 
 
-def coordinates(experiment: Experiment, steps: int = 4) -> list[dict[str, float]]:
+def coordinates(experiment: Experiment, steps: int = 6) -> list[dict[str, float]]:
     """{kind: size} at each step of training on one batch."""
     program = Program(experiment, experiment.mesh.build(jax.devices()[:1]))
     batch, state = experiment.example(experiment.data.batch), program.init()
@@ -66,7 +69,7 @@ def slope(widths: list[int], sizes: list[float]) -> float:
     return float(np.polyfit([math.log(w) for w in widths], [math.log(s) for s in sizes], 1)[0])
 
 
-def check(experiment: Experiment, times: tuple[int, ...] = (1, 2, 4, 8), steps: int = 4) -> dict[str, dict[str, float]]:
+def check(experiment: Experiment, times: tuple[int, ...] = (1, 2, 4), steps: int = 6) -> dict[str, dict[str, float]]:
     """{"muP" and "standard": {kind: slope at the last step}}; the experiment is the base, times 1."""
     found: dict[str, dict[str, float]] = {}
     for name in ("muP", "standard"):

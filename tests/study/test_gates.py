@@ -99,7 +99,7 @@ def test_an_arm_that_breaks_what_it_declares_is_refused_by_name(tiny, monkeypatc
     monkeypatch.setattr(Bidirectional, "declared", lambda self: gates.Declared())
     looks = swap(study.base.model, Attention, lambda old: dataclasses.replace(old, view=Bidirectional()))
     with pytest.raises(Refused, match="arm 'ahead' does not keep the contract: causality: looks ahead"):
-        check_contracts(study, {"ahead": dataclasses.replace(study.base, model=looks)})
+        check_contracts({"ahead": dataclasses.replace(study.base, model=looks)}, print)
 
 
 def test_an_initial_loss_that_knows_too_much_is_refused(tiny):
