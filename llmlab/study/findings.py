@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from llmlab.study import statistics
 from llmlab.study.equivalents import AXES, Speedup, Steps, speedup, step_equivalent
 from llmlab.study.likeness import check_rows
@@ -47,7 +49,7 @@ class Tuning:
 class Arm:
     """One arm's runs and verdict; the base has no judgement. states: {state: replicates}, over those that are wanted.
 
-    axes: means over its runs. speedups: by axis.
+    axes: means over its runs. speedups: by axis. nested: see `nested`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Arm:
     tuning: Tuning | None
     axes: dict[str, float | None]
     states: dict[str, int]
+    nested: tuple[float, float] | None
 
     @property
     def estimate(self) -> statistics.Estimate:
@@ -159,6 +162,7 @@ def find(study: dict, rows: Sequence[Row]) -> Findings:
             tuning=tuning(name, rows, question),
             axes=mean_axes(study, name, own.values()),
             states=count_states(study["seeds"], own.values()),
+            nested=nested(runs[base], own, level) if found else None,
         )
 
     arms = tuple(arm(name) for name in study["arms"])
@@ -191,6 +195,17 @@ def outcomes(rows, metric: str) -> dict[int, float]:
 
 def both_done(first: Row, second: Row) -> bool:
     return first.state == second.state == "done"
+
+
+def nested(base: dict[int, Row], own: dict[int, Row], alpha: float) -> tuple[float, float] | None:
+    """The interval of the difference if other seeds and other evaluation batches had been drawn.
+
+    The nested bootstrap over pairs of runs and the batches of each. None with fewer than two pairs that scored the same
+    batches.
+    """
+    pairs = [(base[i].batches, own[i].batches) for i in own if i in base and both_done(base[i], own[i])]
+    groups = [np.subtract(mine, theirs) for theirs, mine in pairs if mine and len(mine) == len(theirs)]
+    return statistics.nested_bootstrap(groups, alpha) if len(groups) > 1 else None
 
 
 def other_metrics(study: dict, runs: dict[str, dict[int, Row]], named: list[str]) -> dict[str, tuple[Other, ...]]:

@@ -148,22 +148,27 @@ class Group:
         checkpoints.save(step, state, meta)
         self.clock.pause()
 
-    def evaluate(self, state, step: int, limit: int | None) -> list[dict[str, float]]:
-        """The metrics of every replica; they join its curve while it is alive."""
+    def evaluate(self, state, step: int, limit: int | None) -> tuple[list[dict[str, float]], list[list[float]]]:
+        """The metrics of every replica, which join its curve while it is alive, and the primary one on every batch."""
         sums: dict[str, np.ndarray] = {}
+        parts: list[list[float]] = [[] for _ in self.cells]
         for batches in zip(*(dataset.validation(limit) for dataset in self.datasets)):
             out = self.replicas.evaluate(state["params"], state["stats"], stacked(batches), self.replicas.numbers)
-            for name, values in jax.device_get(out).items():
-                sums[name] = sums.get(name, 0.0) + np.asarray(values, np.float64)
-        stopped = np.asarray(state["stopped"])
-        found = []
+            out = {name: np.asarray(values, np.float64) for name, values in jax.device_get(out).items()}
+            for part, report in zip(parts, self.reports(out)):
+                part.append(report[self.study.metric])
+            sums = {name: sums.get(name, 0.0) + values for name, values in out.items()}
+        stopped, found = np.asarray(state["stopped"]), self.reports(sums)
         for i, curve in enumerate(self.curves):
-            report = self.experiment.task.report({name: values[i] for name, values in sums.items()})
-            found.append({name: float(value) for name, value in report.items()})
             if not stopped[i]:
-                curve.append({"step": step, **self.spent(step), **found[-1]})
+                curve.append({"step": step, **self.spent(step), **found[i]})
         self.clock.pause()
-        return found
+        return found, parts
+
+    def reports(self, sums: dict[str, np.ndarray]) -> list[dict[str, float]]:
+        """What the sums of every replica say."""
+        report = lambda i: self.experiment.task.report({name: values[i] for name, values in sums.items()})
+        return [{name: float(value) for name, value in report(i).items()} for i in range(len(self.cells))]
 
     def spent(self, step: int) -> dict[str, float]:
         """What one cell has cost after so many steps; of time, its share of the program's."""
@@ -177,7 +182,7 @@ class Group:
         """Progress, for whoever watches."""
         replace(self.folder / "progress.json", json.dumps({"step": step, "steps": self.settings.steps}))
 
-    def row(self, number: int, state: str, metrics: dict[str, float], error: str = "") -> Row:
+    def row(self, number: int, state: str, metrics: dict[str, float], error: str = "", batches=()) -> Row:
         cell, study = self.cells[number], self.study
         known = hasattr(self, "evaluations")
         return Row(
@@ -198,6 +203,7 @@ class Group:
             evaluation=self.evaluations[number] if known else {},
             code=self.place.code,
             hardware=hardware(),
+            batches=list(batches),
             error=error,
         )
 
@@ -211,7 +217,7 @@ class Group:
 
     def finish(self, state) -> None:
         """Scores the whole evaluation set and writes what each cell came to."""
-        found = self.evaluate(state, self.settings.steps, None)
+        found, parts = self.evaluate(state, self.settings.steps, None)
         stopped = np.asarray(jax.device_get(state["stopped"]))
         host = jax.device_get(state)
         for number, cell in enumerate(self.cells):
@@ -222,7 +228,7 @@ class Group:
                 error = f"loss or gradient not finite at step {stopped[number]}"
                 row = self.row(number, "diverged", {}, error)
             else:
-                row = self.row(number, "done", found[number])
+                row = self.row(number, "done", found[number], batches=parts[number])
             write_row(self.place.directory, row)
 
     def keep(self, number: int, state) -> None:

@@ -117,6 +117,8 @@ def verdict(found: Findings, arm: Arm) -> str:
     tests = f"p {probability(judged.adjusted)} · sign-flip p {probability(effect.sign_flip)}" if found.complete else ""
     reason = sentence(judged.reason) if found.complete else ""
     means = f"{plain(arm.estimate.mean)} against {plain(effect.base.mean)} · {effect.difference.n} pairs"
+    if arm.nested:
+        means += f" · {interval(arm.nested)} over runs and evaluation batches"
     steps = ""
     if arm.steps:
         ahead = "ahead" if arm.steps.steps > 0 else "behind"

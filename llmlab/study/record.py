@@ -29,7 +29,8 @@ class Row:
     accuracy, bits_per_byte; empty until there is one. curve: {step, tokens, flops, seconds, and the metrics} of each
     evaluation, the last one too. axes: parameters, active, flops (of training, algorithmic), tokens, state_bytes (None
     where nothing is decoded), seconds. metric: the study's primary one. evaluation: fingerprint of the evaluation set,
-    and how much it scored (tokens, bytes). error: one line, "" for none.
+    and how much it scored (tokens, bytes). batches: the primary metric on each batch of the last evaluation, in order.
+    error: one line, or "".
     """
 
     study: str
@@ -49,6 +50,7 @@ class Row:
     evaluation: dict[str, str | float]
     code: str
     hardware: str
+    batches: list[float] = dataclasses.field(default_factory=list)
     error: str = ""
 
     def __post_init__(self):

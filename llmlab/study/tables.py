@@ -103,6 +103,8 @@ def records_of(found: Findings, arm: Arm) -> list[dict]:
     head |= {**effect_record(judged.effect, judged.level), "p": judged.effect.p, "test": judged.effect.test}
     head |= {"level": judged.level, "adjusted_p": judged.adjusted, "equivalence_p": judged.equivalence}
     head |= {"verdict": found.verdict(arm), "needs": judged.needs or ""}
+    if arm.nested:
+        head |= {"nested_low": arm.nested[0], "nested_high": arm.nested[1]}
     for axis, each in arm.speedups.items():
         head |= {f"factor_{axis}": each.factor, f"factor_{axis}_low": each.low, f"factor_{axis}_high": each.high}
     if arm.steps:

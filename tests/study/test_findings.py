@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from llmlab.study.caveats import caveats
@@ -30,6 +31,10 @@ def of(arm):
     return lambda row: row.arm == arm and row.phase == "replicate"
 
 
+def named(name, found):
+    return next(arm for arm in found.arms if arm.name == name)
+
+
 def said(study, rows, looks=()):
     return "\n".join(caveats(find(study, rows), looks))
 
@@ -48,6 +53,19 @@ def test_planted_differences_are_found(planted):
     assert effect["relu2"] == pytest.approx(-0.03, abs=0.005) and effect["no norm"] == pytest.approx(0.055, abs=0.005)
     assert [arm.diverged for arm in found.arms if arm.name == "no norm"] == [(2, 8)]
     assert [arm.name for arm in found.compared] == ["relu2", "swiglu", "no norm"]
+
+
+def test_evaluation_batches_widen_the_nested_interval(planted):
+    study, rows = planted
+    assert all(arm.nested is None for arm in find(study, rows).arms)  # these rows keep no batches
+    random = np.random.default_rng(0)
+    spread = lambda row, sd: dataclasses.replace(row, batches=list(row.metrics["loss"] + sd * random.normal(size=9)))
+    even = named("relu2", find(study, [spread(row, 0.0) if row.metrics else row for row in rows]))
+    noisy = named("relu2", find(study, [spread(row, 0.2) if row.metrics else row for row in rows]))
+    assert even.nested[0] < even.judged.effect.difference.mean < even.nested[1] < 0
+    assert noisy.nested[1] - noisy.nested[0] > 2 * (even.nested[1] - even.nested[0])
+    short = [dataclasses.replace(row, batches=[1.0] * (2 + (row.arm == "relu2"))) for row in rows]
+    assert named("relu2", find(study, short)).nested is None  # other batches than the base's
 
 
 def test_holm_counts_the_arms_and_not_the_twin(planted):

@@ -35,6 +35,7 @@ def test_a_study_is_finished_and_its_rows_are_whole(tiny, worker, tmp_path):
     for row in rows:
         assert set(row.metrics) >= {"loss", "accuracy", "bits_per_byte"}
         assert [point["step"] for point in row.curve] == [3, 6] and row.curve[-1]["loss"] == row.metrics["loss"]
+        assert len(row.batches) > 1 and min(row.batches) < row.metrics["loss"] < max(row.batches)
         assert row.axes["tokens"] == 6 * 4 * 8 and row.evaluation["bytes"] > 0
         assert (tmp_path / "cells" / row.key / "run.json").exists()
     by = {(row.arm, row.replicate): row for row in rows}
