@@ -11,6 +11,7 @@ import pytest
 
 from llmlab import axes
 from llmlab.config import put
+from llmlab.ffn import Gated, MoE
 from llmlab.mesh import Mesh
 from llmlab.nn.module import specs
 from llmlab.train.feed import Feed
@@ -111,6 +112,19 @@ def test_bfloat16_computes_and_float32_remembers(tiny, dataset, start, alone):
     assert np.abs(found[:, 0] / alone[:5, 0] - 1).max() > 1e-6
     kept = {leaf.dtype.name for leaf in jax.tree.leaves((state["params"], state["opt"]))}
     assert kept == {"float32", "int32"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("each", [{"expert": 8}, {"data": 2, "expert": 4}, {"fsdp": 2, "expert": 4}], ids=shown)
+def test_experts_over_devices_change_no_loss(each, tiny, dataset, capfd):
+    """Tokens travel to the devices of their experts, and back."""
+    experts = {"model.stack.segments.0.pattern.0.ffn": MoE(experts=8, expert=Gated(hidden=16))}
+    experiment = put(tiny(experts), "task.auxiliary", (("load_balance", 0.01),))
+    single = program_of(experiment, {})
+    start = jax.device_get(single.init())
+    alone, found = run(single, dataset, start)[0], run(program_of(experiment, each), dataset, start)[0]
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
 
 @pytest.mark.soak

@@ -21,6 +21,33 @@ from llmlab.train.run import load
 
 pytestmark = pytest.mark.soak
 FILE = Path(__file__).parents[2] / "experiments" / "nanogpt_char_cpu.py"
+EXPERTS = '''"""Experts that two processes share."""
+from llmlab.data import Bytes, Data, TextFiles
+from llmlab.ffn import Gated, MoE
+from llmlab.mixers import Attention
+from llmlab.models import Block, Decoder
+from llmlab.nn import repeat
+from llmlab.optim import AdamW, Constant
+from llmlab.train import Experiment, Train
+
+
+def config() -> Experiment:
+    block = Block(mixer=Attention(heads=4), ffn=MoE(experts=8, expert=Gated(hidden=32)))
+    return Experiment(
+        model=Decoder(vocab=257, width=32, stack=repeat(block, 2)),
+        data=Data(source=TextFiles(path=""), tokenizer=Bytes(), batch=16, length=32),
+        optim=AdamW(peak=1e-3, schedule=Constant()),
+        train=Train(steps=20),
+    )
+'''
+JOBS = {
+    "data": (),
+    "fsdp": ("--mesh.data", 1, "--mesh.fsdp", 8),
+    "tensor": ("--mesh.data", 2, "--mesh.tensor", 4),
+    "sequence": ("--mesh.data", 1, "--mesh.sequence", 8),
+    "product": ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2),
+    "expert": ("--mesh.data", 1, "--mesh.expert", 8),
+}
 SETTINGS = ("--train.log-every", "1", "--train.precision", "float32")
 PATIENCE = 600  # seconds
 
@@ -32,8 +59,8 @@ def start(text, tmp_path):
     environment |= {"LLMLAB_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     alive = []
 
-    def begin(name, *arguments, log=None):
-        command = [sys.executable, "-m", "llmlab", "train", str(FILE), "--data.source.path", str(text)]
+    def begin(name, *arguments, log=None, file=FILE):
+        command = [sys.executable, "-m", "llmlab", "train", str(file), "--data.source.path", str(text)]
         command += [*SETTINGS, "--run", str(tmp_path / name), *map(str, arguments)]
         output = (tmp_path / f"{log or name}.log").open("a")
         alive.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
@@ -98,21 +125,23 @@ def test_killed_five_times_at_random_moments(start, tmp_path, logged, capfd):
         print(f"\nkilled at (lines logged, last checkpoint, one half written): {moments}; the ends are bit-identical")
 
 
-def pair(start, name, *arguments):
+def pair(start, name, *arguments, file=FILE):
     """The two processes of a job, 4 devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         job = ("--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", 2, "--cpu-devices", 4)
-    return [start(name, *arguments, *job, "--process", i, log=f"{name}{i}") for i in range(2)]
+    return [start(name, *arguments, *job, "--process", i, log=f"{name}{i}", file=file) for i in range(2)]
 
 
-@pytest.mark.parametrize(
-    "mesh", [(), ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2)], ids=["data", "product"]
-)
-def test_two_processes_lose_what_one_does(mesh, start, tmp_path, capfd):
-    arguments = ("--train.steps", 20, "--data.batch", 16, "--train.prompt", "None", *mesh)
-    finish(start("one", *arguments, "--cpu-devices", 8), tmp_path / "one.log")
-    for number, process in enumerate(pair(start, "two", *arguments)):
+@pytest.mark.parametrize("rule", JOBS)
+def test_two_processes_lose_what_one_device_does(rule, start, tmp_path, capfd):
+    file = FILE
+    if rule == "expert":
+        file = tmp_path / "experts.py"
+        file.write_text(EXPERTS)
+    arguments = ("--train.steps", 20, "--data.batch", 16, "--train.prompt", "None")
+    finish(start("one", *arguments, "--cpu-devices", 1, file=file), tmp_path / "one.log")
+    for number, process in enumerate(pair(start, "two", *arguments, *JOBS[rule], file=file)):
         finish(process, tmp_path / f"two{number}.log")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     np.testing.assert_allclose(two, one, rtol=1e-5)
