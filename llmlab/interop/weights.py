@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from llmlab.names import Bound
 from llmlab.nn.module import Spec
 
 ALIGNMENT = 64  # bytes
+THREADS = min(8, os.cpu_count() or 1)
 Path = tuple[str, ...]
 Specs = dict[Path, Spec]
 
@@ -48,8 +51,9 @@ def match(bound: list[Bound], stored: dict[str, Stored], prefixes: Iterable[str]
 
 
 def read(bound: list[Bound], found: dict[str, Stored], specs: Specs, shardings: dict[Path, NamedSharding], dtype: str):
-    """{path: array} of the parameters, each on the devices of its sharding. Host memory holds one of them at a time.
+    """{path: array} of the parameters, each on the devices of its sharding. Host memory holds two of them at a time.
 
+    Threads copy each tensor to its place in memory that jax takes over; while one parameter is ended the next is begun.
     Raises FileError for a tensor of another shape, and for one that holds NaN or infinite values.
     """
     check_shapes(bound, found, specs)
@@ -57,10 +61,23 @@ def read(bound: list[Bound], found: dict[str, Stored], specs: Specs, shardings: 
     for one in bound:
         for number, held in enumerate(one.pieces):
             parts[held.path].append((one, number))
-    arrays = {}
-    for path, spec in specs.items():
-        pieces = ((one.pieces[number].at, _piece(one, number, found[one.name], specs)) for one, number in parts[path])
-        arrays[path] = _place(spec, pieces, shardings[path], np.dtype(dtype))
+    arrays, begun = {}, []
+
+    def end(path: Path, buffers: dict[tuple, np.ndarray], work: list) -> None:
+        for one in work:
+            one.result()  # raises what a thread raised
+        place = lambda index: buffers[_bounds(specs[path], index)]
+        arrays[path] = jax.make_array_from_callback(specs[path].shape, shardings[path], place)
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for path, spec in specs.items():
+            buffers = _buffers(spec, shardings[path], np.dtype(dtype))
+            work = [pool.submit(_fill, buffers, one, number, found[one.name], specs) for one, number in parts[path]]
+            begun.append((path, buffers, work))
+            if len(begun) > 1:
+                end(*begun.pop(0))
+        for last in begun:
+            end(*last)
     return arrays
 
 
@@ -73,34 +90,55 @@ def check_shapes(bound: list[Bound], found: dict[str, Stored], specs: Specs) -> 
             )
 
 
+def _bounds(spec: Spec, index: tuple[slice, ...]) -> tuple:
+    """First and last along each axis of a shard."""
+    return tuple(cut.indices(size)[:2] for cut, size in zip(index, spec.shape))
+
+
+def _buffers(spec: Spec, sharding: NamedSharding, dtype: np.dtype) -> dict[tuple, np.ndarray]:
+    """{bounds: memory} of the shards of this process; the others are never made."""
+    places = {_bounds(spec, index) for index in sharding.addressable_devices_indices_map(spec.shape).values()}
+    return {bounds: aligned([stop - start for start, stop in bounds], dtype) for bounds in places}
+
+
+def _fill(buffers: dict[tuple, np.ndarray], one: Bound, number: int, stored: Stored, specs: Specs) -> None:
+    """Copies a piece of a tensor to the shards that hold some of it."""
+    at = one.pieces[number].at
+    holds = lambda bounds: all(start <= index < stop for index, (start, stop) in zip(at, bounds))
+    homes = {bounds: buffer for bounds, buffer in buffers.items() if holds(bounds)}
+    piece = _piece(one, number, stored, specs) if homes else None
+    for bounds, buffer in homes.items():
+        inner = bounds[len(at) :]
+        cut = piece[tuple(slice(start, min(stop, size)) for (start, stop), size in zip(inner, piece.shape))]
+        place = tuple(index - start for index, (start, _) in zip(at, bounds))
+        _copy(buffer[(*place, *map(slice, cut.shape))], cut)
+
+
+def _copy(target: np.ndarray, values: np.ndarray) -> None:
+    if values.dtype == jnp.bfloat16 and target.dtype == np.float32:  # its bits are the upper half: twice as fast so
+        np.left_shift(values.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
+    else:
+        target[...] = values
+
+
 def _piece(one: Bound, number: int, stored: Stored, specs: Specs) -> np.ndarray:
     """A piece of a tensor as the parameter holds it."""
     whole = stored.load()
     if not jnp.issubdtype(whole.dtype, jnp.floating):
         raise FileError(f"{stored.file}: {one.name} has the type {stored.dtype}; weights are F64, F32, F16 or BF16")
-    if whole.size and not (np.isfinite(whole.min()) and np.isfinite(whole.max())):
-        raise FileError(f"{stored.file}: {one.name} holds values that are NaN or infinite; the file is damaged")
     parts = [names.part(specs[held.path], held.at) for held in one.pieces]
     axes, shapes = [letters for letters, _ in parts], [shape for _, shape in parts]
     piece = names.from_file(whole, axes, shapes, [held.piece.letters for held in one.pieces], number)
+    if not _finite(piece):
+        raise FileError(f"{stored.file}: {one.name} holds values that are NaN or infinite; the file is damaged")
     return names.halves(piece, axes[number].index("K")) if one.pieces[number].piece.pairs else piece
 
 
-def _place(spec: Spec, pieces, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
-    """The parameter, of which only the shards of this process are ever made."""
-    places = sharding.addressable_devices_indices_map(spec.shape)
-    key = lambda index: tuple(cut.indices(size)[:2] for cut, size in zip(index, spec.shape))
-    buffers = {bounds: None for bounds in map(key, places.values())}
-    for bounds in buffers:
-        buffers[bounds] = aligned([stop - start for start, stop in bounds], dtype)
-    for at, piece in pieces:
-        for bounds, buffer in buffers.items():
-            if all(start <= index < stop for index, (start, stop) in zip(at, bounds)):
-                inner = bounds[len(at) :]
-                cut = piece[tuple(slice(start, min(stop, size)) for (start, stop), size in zip(inner, piece.shape))]
-                place = tuple(index - start for index, (start, _) in zip(at, bounds))
-                buffer[(*place, *map(slice, cut.shape))] = cut
-    return jax.make_array_from_callback(spec.shape, sharding, lambda index: buffers[key(index)])
+def _finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite. A sum that is finite has none; one that is not may only have overflown."""
+    with np.errstate(all="ignore"):
+        total = values.sum(dtype=np.result_type(values.dtype, np.float32))
+    return bool(np.isfinite(total) or np.isfinite(values).all())
 
 
 def aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
