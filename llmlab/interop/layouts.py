@@ -1,12 +1,14 @@
 """How GGUF files of an architecture differ from a checkpoint's directory: keys of the config, changes of the weights.
 
 Names of tensors are those of the tables of the `gguf` package, which go from the names of a directory to GGUF's. What
-llama.cpp changes when it converts a checkpoint is undone here: LLaMA's queries and keys lie in pairs.
+llama.cpp changes when it converts a checkpoint is undone here: LLaMA's queries and keys lie in pairs, Gemma's norms
+have 1 added, GPT-2's matrices are transposed, BLOOM's queries lie before all keys, Mamba's decays are -exp(A_log).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +32,15 @@ class Undo:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """kind: the `model_type`. keys: {key of a config: key of the metadata}. fixed: what the metadata does not say."""
+    """kind: the `model_type`. keys: {key of a config: key of the metadata} beside the common ones. more: gives further
+    keys of the config from those and the file. renamed: (pattern, replacement) of names before they are looked up.
+    """
 
     kind: str
-    keys: dict[str, str]
-    fixed: dict[str, object] = dataclasses.field(default_factory=dict)
+    keys: dict[str, str] = dataclasses.field(default_factory=dict)
+    more: Callable[[dict, Gguf], dict] = lambda config, given: {}
     undo: tuple[Undo, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 def halved(heads: str) -> Callable[[np.ndarray, dict], np.ndarray]:
@@ -57,13 +62,93 @@ COMMON = {
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
+    "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
 }
 PAIRS = (
     Undo(r"attn_q\.(weight|bias)$", halved("num_attention_heads")),
     Undo(r"attn_k\.(weight|bias)$", halved("num_key_value_heads")),
 )
+
+
+def parted(array: np.ndarray, config: dict) -> np.ndarray:
+    """Queries, keys and values of each head together, which lay one after the other."""
+    heads = config["num_attention_heads"]
+    return array.reshape(3, heads, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
+
+
+def experts(config: dict, given: Gguf) -> dict:
+    return {"model_type": "mixtral"} if config.get("num_local_experts") else {}
+
+
+def scores(largest: int) -> Callable[[dict, Gguf], dict]:
+    """The scale of scores, which no key says: that of the heads, but in the largest model of so many layers."""
+
+    def more(config: dict, given: Gguf) -> dict:
+        whole = config["hidden_size"] // config["num_attention_heads"]
+        found = {"query_pre_attn_scalar": whole if config["num_hidden_layers"] == largest else config["head_dim"]}
+        return found if config.get("sliding_window") else found | {"sliding_window_pattern": 1}
+
+    return more
+
+
+def part_turned(config: dict, given: Gguf) -> dict:
+    size = config["hidden_size"] / config["num_attention_heads"]
+    turned = given.values.get("phi3.rope.dimension_count", size)
+    return {"partial_rotary_factor": turned / size, "sliding_window": config.get("sliding_window") or None}
+
+
+def channels(config: dict, given: Gguf) -> dict:
+    """What Mamba's sizes are in a config."""
+    inner = given.values[f"{config['model_type']}.ssm.inner_size"]
+    if given.values.get("mamba.ssm.dt_b_c_rms"):
+        raise FileError(f"{given.file} normalises b, c and the step (Falcon Mamba), which is not built")
+    heads = {"head_dim": inner // config["num_heads"]} if "num_heads" in config else {}
+    return {"expand": inner / config["hidden_size"], **heads}
+
+
+def gate(config: dict, given: Gguf) -> dict:
+    return {"feed_forward_proj": "gated-gelu" if "enc.blk.0.ffn_gate.weight" in given.tensors else "relu"}
+
+
+GPT2 = {"n_embd": "embedding_length", "n_inner": "feed_forward_length", "n_layer": "block_count"}
+GPT2 |= {"n_head": "attention.head_count", "n_positions": "context_length"}
+EPS = {"layer_norm_epsilon": "attention.layer_norm_rms_epsilon"}
+STATES = {"state_size": "ssm.state_size", "conv_kernel": "ssm.conv_kernel", **EPS}
+MAMBA2 = {"num_heads": "ssm.time_step_rank", "n_groups": "ssm.group_count"}
+T5 = {
+    "d_model": "embedding_length",
+    "d_ff": "feed_forward_length",
+    "d_kv": "attention.key_length",
+    "num_layers": "block_count",
+    "num_decoder_layers": "decoder_block_count",
+    "num_heads": "attention.head_count",
+    "relative_attention_num_buckets": "attention.relative_buckets_count",
+    "decoder_start_token_id": "decoder_start_token_id",
+    **EPS,
+}
+TURNED = Undo(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", lambda array, _: array.T, lambda shape: shape[::-1])
+ONE_MORE = (Undo(r"norm\.weight$", lambda array, _: array - 1),)
+DECAYS = (
+    Undo(r"ssm_a$", lambda array, _: np.log(-array)),
+    Undo(r"ssm_conv1d\.weight$", lambda array, _: array[:, None], lambda shape: (shape[0], 1, *shape[1:])),
+)
+FLAT = Undo(r"ssm_(a|d|norm\.weight)$", lambda array, _: array.ravel(), lambda shape: (math.prod(shape),))
 LAYOUTS = {
-    "llama": Layout("llama", COMMON, undo=PAIRS),
+    "llama": Layout("llama", more=experts, undo=PAIRS),
+    "gemma": Layout("gemma", undo=ONE_MORE),
+    "gemma2": Layout("gemma2", more=scores(46), undo=ONE_MORE),
+    "gemma3": Layout("gemma3_text", {"rope_local_base_freq": "rope.freq_base_swa"}, scores(62), ONE_MORE),
+    "phi3": Layout("phi3", more=part_turned),
+    "gpt2": Layout("gpt2", GPT2, undo=(TURNED,)),
+    "bloom": Layout("bloom", undo=(Undo(r"attn_qkv\.", parted),), renamed=((r"^transformer\.", ""),)),
+    "mamba": Layout("mamba", STATES | {"time_step_rank": "ssm.time_step_rank"}, channels, DECAYS),
+    "mamba2": Layout("mamba2", STATES | MAMBA2, channels, (*DECAYS, FLAT), ((r"dt_bias$", "dt_proj.bias"),)),
+    "t5": Layout("t5", T5, gate),
 }
 IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding", "unk_token_id": "unknown"}
 
@@ -82,7 +167,7 @@ def layout_of(given: Gguf) -> Layout:
 def config_of(given: Gguf) -> dict:
     """The table of config.json that says what the metadata says. Raises FileError where a key is not there."""
     layout, values = layout_of(given), given.values
-    name = values["general.architecture"]
+    name, keys = values["general.architecture"], COMMON | layout.keys
     table = given.tensors.get("token_embd.weight")
     if table is None:
         raise FileError(f"{given.file} has no token_embd.weight; it holds no whole model")
@@ -91,13 +176,15 @@ def config_of(given: Gguf) -> dict:
         "vocab_size": table.shape[0],
         "tie_word_embeddings": "output.weight" not in given.tensors,
         "attention_bias": any(one.endswith("attn_q.bias") for one in given.tensors),
-        **layout.fixed,
-        **{key: values[f"{name}.{own}"] for key, own in layout.keys.items() if f"{name}.{own}" in values},
+        **{key: values[f"{name}.{own}"] for key, own in keys.items() if f"{name}.{own}" in values},
         **{key: values[f"tokenizer.ggml.{own}_token_id"] for key, own in IDS.items() if _has_id(values, own)},
     }
     if "num_attention_heads" in found:
         found.setdefault("num_key_value_heads", found["num_attention_heads"])
-    return found | scaling_of(given, name)
+    try:
+        return found | layout.more(found, given) | scaling_of(given, name)
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise FileError(f"{given.file}: its metadata does not say what {name!r} is: {error!r}") from error
 
 
 def _has_id(values: dict, own: str) -> bool:
@@ -105,15 +192,17 @@ def _has_id(values: dict, own: str) -> bool:
 
 
 def scaling_of(given: Gguf, name: str) -> dict:
-    """The rope_scaling of a config, from the metadata or from a tensor of factors (Llama 3.1)."""
+    """The rope_scaling of a config, from the metadata or from tensors of factors (Llama 3.1's one, Phi-3's two)."""
     get = lambda key: given.values.get(f"{name}.rope.scaling.{key}")
-    if "rope_freqs.weight" in given.tensors:
-        factors, longest = (
-            given.tensors["rope_freqs.weight"].load().tolist(),
-            given.values.get(f"{name}.context_length"),
-        )
-        own = {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0}
-        return {"rope_scaling": {"rope_type": "longrope", **own, "original_max_position_embeddings": longest}}
+    factors = {end: f"rope_{end}.weight" for end in ("freqs", "factors_short", "factors_long")}
+    factors = {end: given.tensors[own].load().tolist() for end, own in factors.items() if own in given.tensors}
+    if factors:
+        whole, longest = factors.get("freqs"), given.values.get(f"{name}.context_length")
+        own = {"short_factor": whole or factors["factors_short"], "long_factor": whole or factors["factors_long"]}
+        own |= {"original_max_position_embeddings": longest if whole else get("original_context_length")}
+        return {
+            "rope_scaling": {"rope_type": "longrope", "attention_factor": 1.0 if whole else get("attn_factor"), **own}
+        }
     if get("type") in (None, "none"):
         return {}
     table = {"rope_type": get("type"), "factor": get("factor")}
@@ -123,11 +212,13 @@ def scaling_of(given: Gguf, name: str) -> dict:
 
 def rename(given: Gguf, wanted: list[str], config: dict) -> dict[str, Stored]:
     """The tensors by the names of a directory, `wanted`, as they would lie there; others keep their names."""
-    layout, names = layout_of(given), _tables(given, config["num_hidden_layers"])
+    layout, names = layout_of(given), _tables(given)
     left, found = dict(given.tensors), {}
     for name in wanted:
-        expert = EXPERT.search(name)
-        own = names.get_name(EXPERT.sub(".experts.", name) if expert else name, (".weight", ".bias"))
+        expert, known = EXPERT.search(name), EXPERT.sub(".experts.", name)
+        for pattern, replacement in layout.renamed:
+            known = re.sub(pattern, replacement, known)
+        own = names.get_name(known, (".weight", ".bias"))
         stored = given.tensors.get(own)
         if stored is None:
             continue
@@ -138,15 +229,16 @@ def rename(given: Gguf, wanted: list[str], config: dict) -> dict[str, Stored]:
             if re.search(undo.pattern, own):
                 stored = _undone(stored, undo, config)
         found[name] = stored
-    left.pop("rope_freqs.weight", None)
-    return found | left
+    return found | {name: stored for name, stored in left.items() if not name.startswith("rope_f")}
 
 
-def _tables(given: Gguf, layers: int):
+def _tables(given: Gguf):
     import gguf
 
+    name = given.values["general.architecture"]
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    return gguf.get_tensor_name_map(numbers[given.values["general.architecture"]], layers)
+    layers = [given.values.get(f"{name}.{key}", 0) for key in ("block_count", "decoder_block_count")]
+    return gguf.get_tensor_name_map(numbers[name], max(layers))
 
 
 def _expert(stored: Stored, number: int) -> Stored:
