@@ -137,11 +137,9 @@ def train(console: Console, opened, place, flags: Flags, command: list[str]) -> 
     if flags.slurm:
         backend = Slurm(workers=flags.slurm, partition=flags.partition, folder=str(place.directory / "slurm"))
     worker = Worker(place, opened.cells, say=lambda text: console.print(text, markup=False))
-    if isinstance(backend, Here):
-        backend.run(worker.work, command, lambda: None)
-    else:
-        with Live(console=console, auto_refresh=False) as live:
-            backend.run(worker.work, command, lambda: live.update(progress(place.directory), refresh=True))
+    standing = lambda: progress(place.directory)
+    with Live(console=console, get_renderable=standing, refresh_per_second=1, transient=True):
+        backend.run(worker.work, command)
     rows = read_rows(place.directory)
     return settled(opened.cells.wanted(rows), rows)
 

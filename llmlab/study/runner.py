@@ -102,34 +102,33 @@ def retry(directory: Path) -> None:
 
 
 class Backend(Config):
-    """The slot of where workers run: run(work, command, watch) returns when no worker is left.
+    """The slot of where workers run: run(work, command) returns when no worker is left.
 
-    work: of a worker in this process. command: starts one in a process of its own. watch: is called while they run.
+    work: of a worker in this process. command: starts one in a process of its own.
     """
 
-    def run(self, work: Callable[[], bool], command: list[str], watch: Callable[[], None]) -> None:
-        raise TypeError(f"{type(self).__name__} must define run(work, command, watch)")
+    def run(self, work: Callable[[], bool], command: list[str]) -> None:
+        raise TypeError(f"{type(self).__name__} must define run(work, command)")
 
 
 @config
 class Here(Backend):
     """This process."""
 
-    def run(self, work, command, watch):
+    def run(self, work, command):
         work()
 
 
 class Jobs(Backend):
     """The base of backends whose workers are processes of their own; they are stopped when this one is."""
 
-    def run(self, work, command, watch):
+    def run(self, work, command):
         with Signals() as signals:
             jobs = self.start(command)
             try:
                 while self.alive(jobs):
                     if signals.asked(0):
                         raise Preempted("stopped, and the workers with it")
-                    watch()
                     time.sleep(LOOK)
             except BaseException:
                 self.stop(jobs)
