@@ -27,7 +27,7 @@ lint: .venv/tests
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/train_cpu.py
+	$(BIN)/llmlab bench
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -23,7 +23,7 @@ LAYERS = (
     {"interop"},
     {"generate"},
     {"train"},
-    {"pretrained", "testing", "plan"},
+    {"pretrained", "testing", "plan", "bench"},
     {"study"},
     {"cli"},
 )
@@ -31,8 +31,9 @@ LAYERS = (
 LINES, FUNCTION, PARAMETERS, FIELDS = 400, 60, 8, 20
 # The first 15,000 lines hold every architecture, task, source and the loop; the published systems with their
 # checkpoints, of decoders and then of encoders, pairs and state spaces, the study and the plan came after them.
-# Runs that begin with a checkpoint, and labelled texts, are the last 300 of them.
-WHOLE = 28_500
+# Runs that begin with a checkpoint, and labelled texts, took 300 of them; the last 1,000 are the benchmark, whose
+# shapes, peers and plain kernels must reach a machine that has nothing but the package, and older files in GGUF.
+WHOLE = 29_500
 
 
 def package(file: Path) -> str:

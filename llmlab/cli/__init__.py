@@ -17,6 +17,7 @@ COMMANDS = {
     "runs": "list runs and studies",
     "check": "run the contract of parts on an experiment's model",
     "coordinates": "check that activations keep their size with width, in muP",
+    "bench": "time training, decoding and kernels on this machine, and check the kernels",
     "study": "run an ablation: matched arms, paired seeds, a verdict",
 }
 # Exit codes that a scheduler can act on; docs/checkpoints.md has the table.

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from llmlab.chips import find
 
+product = jax.jit(jnp.matmul)
+
 
 def peak_flops(mesh: jax.sharding.Mesh) -> tuple[float, str]:
     """(FLOP/s of all devices of the mesh, where the figure is from).
@@ -23,10 +25,9 @@ def peak_flops(mesh: jax.sharding.Mesh) -> tuple[float, str]:
     return flops * (1 if mesh.devices.flat[0].platform == "cpu" else mesh.size), f"{kind}, float32 product measured"
 
 
-def measure(size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of a float32 matrix product on the first local device, best of a few."""
-    a = jax.device_put(jnp.ones((size, size)) / size, jax.local_devices()[0])
-    product = jax.jit(lambda a, b: a @ b)
+def measure(size: int = 1024, repeats: int = 5, dtype: str = "float32") -> float:
+    """FLOP/s of a matrix product on the first local device, best of a few."""
+    a = jax.device_put(jnp.ones((size, size), dtype) / size, jax.local_devices()[0])
     product(a, a).block_until_ready()
     best = float("inf")
     for _ in range(repeats):

@@ -1,0 +1,1 @@
+"""How fast models and kernels run on the hardware that is there, and whether its kernels are right."""
