@@ -81,7 +81,8 @@ def grouped_matmul(x_RD: jax.Array, w_EDF: jax.Array, groups: Groups) -> jax.Arr
     """
     if axes.platform() == "tpu" and groups.block == 1:
         note("grouped matmul", "XLA's ragged product")
-        y_RF = jax.lax.ragged_dot(x_RD, w_EDF, groups.sizes_E, preferred_element_type=jnp.float32).astype(x_RD.dtype)
+        # It sums in float32 whatever it gives; asked for float32 it would hold twice the bytes, of gradients too.
+        y_RF = jax.lax.ragged_dot(x_RD, w_EDF, groups.sizes_E, preferred_element_type=x_RD.dtype)
     else:
         note("grouped matmul", f"blocks of {groups.block} rows")
         blocks = groups.rows // groups.block
