@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import shutil
@@ -34,7 +35,7 @@ from llmlab.names import Bound, bind
 from llmlab.nn.module import abstract, specs
 from llmlab.optim.optimizers import nest
 from llmlab.presets import FAMILIES
-from llmlab.presets.family import ConfigError, Family, Settings, kind_of, plain, trunk_of
+from llmlab.presets.family import ConfigError, Family, Settings, core_of, kind_of, plain, trunk_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _read(settings: dict, where: str, stored: dict[str, Stored] | None = None) -
 
 def _check_depth(model: Model, stored: dict[str, Stored], where: Path) -> None:
     """Raises FileError for more layers than tensors, before any of those layers is made."""
-    trunk = trunk_of(model)
+    trunk = core_of(model)
     depth = sum(getattr(trunk, name).depth for name in ("stack", "encoder") if hasattr(trunk, name))
     if depth > len(stored):
         raise FileError(f"{where} has {len(stored)} tensors, and its config asks for {depth} layers")
@@ -140,14 +141,15 @@ def family_of(settings: dict, where: str = "config.json") -> Family:
 
 def names_of(family: Family, model: Model, head: str) -> tuple[dict, list[Bound]]:
     """({path: Spec} of the parameters without "trunk", the tensors of a file). head: its kind."""
-    trunk = trunk_of(model)
-    table = {
-        path[1:] if trunk is not model and path[0] == "trunk" else path: spec
-        for path, spec in specs(abstract(model.build)).items()
-    }
+    trunk, stem = core_of(model), family.stems.get(head)
+    table = {_short(path): spec for path, spec in specs(abstract(model.build)).items()}
     known = family.table(trunk) if callable(family.table) else family.table
     stacks = {name: getattr(trunk, name) for name in known.layers}
-    return table, bind(known, stacks, table, head)
+    bound = bind(known, stacks, table, head)
+    if stem:
+        pattern = "^" + re.escape(family.prefixes[0])
+        bound = [dataclasses.replace(one, name=re.sub(pattern, stem, one.name)) for one in bound]
+    return table, bound
 
 
 def write_checkpoint(
@@ -169,7 +171,7 @@ def write_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     head = Settings(settings).head() if settings else kind_of(model)
     table, bound = names_of(family, model, head)
-    arrays = {_short(path, model): leaf for path, leaf in _leaves(params)}
+    arrays = {_short(path): leaf for path, leaf in _leaves(params)}
     files = write_directory(directory, weights.tensors(bound, arrays, table), np.dtype(dtype), shard)
     opened = family.architecture.get(head) or family.architecture[kind_of(model)]
     written |= {"architectures": [opened], "model_type": family.kind, "torch_dtype": dtype}
@@ -224,12 +226,14 @@ def _renamed(name: str, family: Family) -> str:
 
 
 def _full(path: tuple[str, ...], model: Config) -> tuple[str, ...]:
-    """The path with "trunk" where the model has a head on another model."""
-    return path if trunk_of(model) is model or path[0] in ("out", "transform") else ("trunk", *path)
+    """The path with "trunk" as often as the model has heads on other models."""
+    if not hasattr(model, "trunk") or path[0] in ("out", "transform"):
+        return path
+    return ("trunk", *_full(path, model.trunk))
 
 
-def _short(path: tuple[str, ...], model: Config) -> tuple[str, ...]:
-    return path[1:] if trunk_of(model) is not model and path[0] == "trunk" else path
+def _short(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(itertools.dropwhile("trunk".__eq__, path))
 
 
 def _leaves(tree: dict, path: tuple[str, ...] = ()):

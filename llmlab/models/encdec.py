@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
@@ -91,17 +92,15 @@ class EncoderDecoderModel(DecoderModel):
 class Reread(Model):
     """An encoder-decoder that reads a row twice: the decoder reads what the encoder has read, beside its memory of it.
 
-    So BART classifies (Lewis et al., 2020, section 3.3), under a pooled head. Source and target share an embedding.
+    So BART classifies (Lewis et al., 2020, section 3.3), under a pooled head. start: an id the decoder reads first,
+    and each token one place later, as in the files of BART.
     """
 
     trunk: EncoderDecoder = EncoderDecoder()
+    start: int | None = None
 
     vocab = property(lambda self: self.trunk.vocab)
     width = property(lambda self: self.trunk.width)
-
-    def check(self):
-        if self.trunk.source_embed is not None:
-            raise ValueError("Reread.trunk has a source_embed, and a row that is read twice has one embedding")
 
     def declared(self):
         """The encoder sees the whole row."""
@@ -114,22 +113,27 @@ class Reread(Model):
 
 class RereadModel(Module):
     def __init__(self, cfg: Reread, rngs):
-        self.trunk = cfg.trunk.build(rngs)
+        self.trunk, self.start = cfg.trunk.build(rngs), cfg.start
 
     def __call__(self, tokens_BL: jax.Array, ctx: Context):
         """(hidden_BLD, aux) of the decoder."""
         return self.body(self.embed(tokens_BL, ctx), ctx)
 
     def embed(self, tokens_BL: jax.Array, ctx: Context):
-        return self.trunk.embed(tokens_BL, ctx)
+        """The rows of encoder and decoder one beside the other: the last axis has twice the width."""
+        x_BLD, read_BL = self.trunk.embed_source(tokens_BL, ctx), tokens_BL
+        if self.start is not None:
+            read_BL = jnp.where(ctx.positions_BL == 0, self.start, jnp.roll(tokens_BL, 1, axis=1))
+        return jnp.concatenate([x_BLD, self.trunk.embed(read_BL, ctx)], axis=-1)
 
-    def body(self, x_BLD: jax.Array, ctx: Context):
+    def body(self, both_BLD: jax.Array, ctx: Context):
+        x_BLD, y_BLD = jnp.split(both_BLD, 2, axis=-1)
         apart = None if ctx.key is None else jax.random.fold_in(ctx.key, 1 << 20)  # no layer of the decoder has it
         memory_BMD, read = self.trunk.encoder(x_BLD, dataclasses.replace(ctx, key=apart))
         if self.trunk.source_norm is not None:
             memory_BMD = self.trunk.source_norm(memory_BMD)
         both = dataclasses.replace(ctx, memory_BMD=memory_BMD, memory_segments_BM=ctx.segments_BL)
-        hidden_BLD, found = self.trunk.body(x_BLD, both)
+        hidden_BLD, found = self.trunk.body(y_BLD, both)
         stats = under("encoder", read).get("stats", {}) | found.get("stats", {})
         scalars = {name: value for name, value in (read | found).items() if name != "stats"}
         return hidden_BLD, scalars | ({"stats": {"trunk": stats}} if stats else {})
@@ -137,6 +141,10 @@ class RereadModel(Module):
     @property
     def longest(self):
         return self.trunk.longest
+
+    @property
+    def stack(self):
+        raise ValueError("a row that is read twice has two streams of hidden states; ask for what the head gives")
 
     def cost(self, shape: Shape) -> Cost:
         return self.trunk.cost(dataclasses.replace(shape, memory=shape.length))

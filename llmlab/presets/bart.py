@@ -7,14 +7,16 @@ begin with the end token. A file may add `final_logits_bias` to the output, whic
 
 from __future__ import annotations
 
-from llmlab.models.encdec import EncoderDecoder
+from llmlab.models.decoder import Model
+from llmlab.models.encdec import EncoderDecoder, Reread
+from llmlab.models.heads import Last, Pooled, Transform
 from llmlab.names import tensor
 from llmlab.nn.einsum import ZEROS
 from llmlab.nn.embed import Embedding, SharedEmbedding, TiedHead
 from llmlab.nn.init import Normal
 from llmlab.nn.position import Learned
 from llmlab.nn.stack import repeat
-from llmlab.presets.family import Family, Settings
+from llmlab.presets.family import Family, Settings, core_of, head_settings
 from llmlab.presets.pairs import COPIES, NORM, Common, Half, names, read_common, read_half, write_pair
 
 INIT = Normal(std=0.02)
@@ -54,11 +56,10 @@ def bart_large() -> EncoderDecoder:
     return bart(1024, Half(12, 16, 4096), Half(12, 16, 4096))
 
 
-def read(settings: Settings) -> EncoderDecoder:
-    """The model of a config.json."""
-    settings.refuse_heads("", "lm")
+def read(settings: Settings) -> Model:
+    """The model of a config.json. A classifier reads the last token of a text, which is the end."""
     biased = settings.head() == "lm" and settings.flag("final_logits_bias", True)
-    return bart(
+    model = bart(
         settings.count("d_model"),
         read_half(settings, "encoder"),
         read_half(settings, "decoder"),
@@ -68,14 +69,21 @@ def read(settings: Settings) -> EncoderDecoder:
         power=0.5 if settings.flag("scale_embedding", False) else 0.0,
         head=TiedHead(bias=ZEROS if biased else None),
     )
+    if settings.head() != "sequence":
+        return model
+    trunk = Reread(trunk=model, start=settings.get("decoder_start_token_id", default=2))
+    return Pooled(trunk=trunk, pooling=Last(), transform=Transform(init=INIT), classes=settings.classes())
 
 
-def write(model: EncoderDecoder) -> dict:
+def write(model: Model) -> dict:
     """The reverse of `read`; `final_logits_bias` is a key of ours, which other tools pass over."""
+    pair, start = core_of(model), {"decoder_start_token_id": model.trunk.start} if hasattr(model, "trunk") else {}
     return {
-        **write_pair(model),
-        "max_position_embeddings": model.embed.position.length,
-        "final_logits_bias": model.head.bias is not None,
+        **write_pair(pair),
+        **head_settings(model),
+        **start,
+        "max_position_embeddings": pair.embed.position.length,
+        "final_logits_bias": pair.head.bias is not None,
     }
 
 
@@ -88,12 +96,22 @@ def ends(side: str, path: str):
     )
 
 
+CLASSIFIER = (
+    tensor("classification_head.dense.weight", "transform.dense.w: d D"),
+    tensor("classification_head.dense.bias", "transform.dense.bias: d"),
+    tensor("classification_head.out_proj.weight", "out.w: J D"),
+    tensor("classification_head.out_proj.bias", "out.bias: J"),
+)
 FAMILY = Family(
     kind="bart",
     read=read,
     write=write,
-    table=names(*ends("encoder", "source_embed"), *ends("decoder", "embed")),
+    table=names(*ends("encoder", "source_embed"), *ends("decoder", "embed"), sequence=CLASSIFIER),
     prefixes=("model.",),
     ignored=COPIES,
-    architecture={"lm": "BartForConditionalGeneration", "": "BartModel"},
+    architecture={
+        "lm": "BartForConditionalGeneration",
+        "": "BartModel",
+        "sequence": "BartForSequenceClassification",
+    },
 )

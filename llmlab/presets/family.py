@@ -43,7 +43,7 @@ class Family:
 
     prefixes: of names, which a file may have or lack. ignored: patterns of names without weights. renamed: (pattern,
     replacement) for names that older files have. architecture: the class that transformers loads, {head: its name}.
-    signs: whether a config without a `model_type` is of this family.
+    stems: {head: what its files have for the first prefix}. signs: whether a config without `model_type` is its.
     """
 
     kind: str
@@ -54,6 +54,7 @@ class Family:
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (r"\.inv_freq$",)
     renamed: tuple[tuple[str, str], ...] = ()
+    stems: dict[str, str] = dataclasses.field(default_factory=dict)
     signs: Callable[[dict], bool] = lambda values: False
 
 
@@ -146,6 +147,11 @@ def kind_of(model: Model) -> str:
 
 def trunk_of(model: Model) -> Model:
     return getattr(model, "trunk", model)
+
+
+def core_of(model: Model) -> Model:
+    """What has the layers, under whatever stands on it."""
+    return core_of(model.trunk) if hasattr(model, "trunk") else model
 
 
 def head_settings(model: Model) -> dict:

@@ -138,6 +138,7 @@ FAMILY = Family(
     read=read,
     write=write,
     table=names(*ATTENTION, *GATED, *NORMS),
-    prefixes=("model.",),
-    architecture=classes("Llama", "sequence", "token"),
+    prefixes=("model.", "transformer."),
+    architecture=classes("Llama", "sequence", "token", "question"),
+    stems={"question": "transformer."},
 )

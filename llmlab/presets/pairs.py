@@ -91,11 +91,11 @@ def write_pair(model: EncoderDecoder) -> dict:
     }
 
 
-def names(*ends: Tensor) -> Table:
-    """The names of a family. ends: of what is its own."""
+def names(*ends: Tensor, **heads: tuple[Tensor, ...]) -> Table:
+    """The names of a family. ends: of what is its own. heads: of those on its decoder."""
     table = tensor("model.shared.weight", "embed.table: V D")
     bias = tensor("final_logits_bias", "head.bias: 1 v")
-    return Table(model=(table, bias, *ends), layers={"encoder": ENCODER, "stack": DECODER})
+    return Table(model=(table, bias, *ends), layers={"encoder": ENCODER, "stack": DECODER}, heads=heads)
 
 
 def attention(side: str, name: str, path: str) -> tuple[Tensor, ...]:

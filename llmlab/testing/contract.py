@@ -96,7 +96,7 @@ class Subject:
             model = self.merged(params)
             ctx = self.context(model, rows=1, **changes)
             x_1MD = model.embed(tokens_1L, ctx)
-            weights_D = jax.random.normal(jax.random.key(1), x_1MD.shape[-1:])
+            weights_D = jax.random.normal(jax.random.key(1), (self.config.width,))
             outputs = lambda x: model.body(x, ctx)[0][0] @ weights_D
             return jnp.abs(jax.jacrev(outputs)(x_1MD))[:, 0].sum(-1)
 

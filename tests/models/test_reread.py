@@ -1,12 +1,15 @@
 """An encoder-decoder that reads a row twice keeps the contract under a pooled head."""
 
+import dataclasses
+
 import pytest
 
 from llmlab.data import Bytes, Fragments
 from llmlab.ffn import Gated
 from llmlab.mixers import Attention, Bidirectional, CrossAttention
 from llmlab.models import Block, EncoderDecoder, Pooled, Reread
-from llmlab.nn import Embedding, repeat
+from llmlab.nn import Learned, repeat
+from llmlab.nn.embed import SharedEmbedding
 from llmlab.tasks import Classification
 from llmlab.testing import check_model
 
@@ -18,15 +21,14 @@ TRUNK = EncoderDecoder(
 )
 
 
-def test_it_keeps_the_contract():
-    model = Pooled(trunk=Reread(trunk=TRUNK), classes=16)
+POSITION = Learned(length=16)
+APART = dataclasses.replace(TRUNK, source_embed=SharedEmbedding(position=POSITION))
+
+
+@pytest.mark.parametrize("trunk", [Reread(trunk=TRUNK), Reread(trunk=APART, start=2)])
+def test_it_keeps_the_contract(trunk):
     data = Fragments(tokenizer=Bytes(), length=16)
     only = ("causality", "packing isolation", "executed = traced FLOPs", "finite gradients", "initial loss near ln V")
-    seen = check_model(model, Classification(), only, data)
+    seen = check_model(Pooled(trunk=trunk, classes=16), Classification(), only, data)
     assert seen["causality"].startswith("not applicable")
     assert sum(not text.startswith("not applicable") for text in seen.values()) == 4
-
-
-def test_an_embedding_of_its_own_for_the_source_is_refused():
-    with pytest.raises(ValueError, match="Reread.trunk has a source_embed"):
-        Reread(trunk=EncoderDecoder(source_embed=Embedding()))

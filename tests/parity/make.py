@@ -64,6 +64,8 @@ def compute(model, case: Case) -> dict:
     random = np.random.default_rng(7)
     vocab = model.config.get_text_config().vocab_size
     ids = torch.from_numpy(random.integers(3, vocab, (BATCH, LENGTH)))
+    if case.model == "BartForSequenceClassification":  # it reads the last end
+        ids[:, -1] = model.config.eos_token_id
     labels = torch.from_numpy(random.integers(3, vocab, (BATCH, LENGTH - 3))) if case.pair else ids
     given = {"input_ids": ids}
     if case.pair:

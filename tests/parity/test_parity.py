@@ -56,7 +56,12 @@ def test_it_is_what_transformers_computes(name, tmp_path):
         check_pair(model, case, reference)
         return
     given = {"token_types": reference["types"]} if case.types else {}
-    logits, states = model(ids, hidden_states=True, **given)
+    if case.states:
+        logits, states = model(ids, hidden_states=True, **given)
+    else:
+        logits, states = model(ids), ()
+        with pytest.raises(ValueError, match="a row that is read twice has two streams of hidden states"):
+            model(ids, hidden_states=True)
     for number, state in enumerate(states):
         np.testing.assert_allclose(state, reference[f"h{number}"], **near, err_msg=f"hidden state {number}")
     if "logits" in reference:

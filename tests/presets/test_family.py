@@ -111,9 +111,9 @@ def test_bloom_puts_its_positions_into_the_scores():
 
 
 def test_a_head_that_is_not_built_is_named(tmp_path):
-    config = {"model_type": "llama", "architectures": ["LlamaForQuestionAnswering"], **GEMMA}
+    config = {"model_type": "gemma", "architectures": ["GemmaForQuestionAnswering"], **GEMMA}
     (tmp_path / "config.json").write_text(json.dumps(config))
     one = (("lm_head.weight", (2, 2), lambda: np.ones((2, 2))),)
     write_directory(tmp_path, list(one), np.dtype(np.float32))
-    with pytest.raises(ConfigError, match="LlamaForQuestionAnswering, whose head is not built"):
+    with pytest.raises(ConfigError, match="GemmaForQuestionAnswering, whose head is not built"):
         open_checkpoint(tmp_path)

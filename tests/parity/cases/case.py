@@ -15,7 +15,7 @@ class Case:
     are tied to. frozen: names that have no gradient here. dtype: of the file. shards: files. pair: it reads a source
     and writes a target. types: it is given kinds of tokens. loss: of all "tokens", of "masked" ones, of the class of a
     "sequence" or of each "token", or none. greedy: whether it generates. generation: further options of transformers.
-    tolerance: of logits and hidden states. soak: checked by `make soak`.
+    tolerance: of logits and hidden states. states: whether hidden states are compared. soak: checked by `make soak`.
     """
 
     model: str
@@ -38,4 +38,5 @@ class Case:
     greedy: bool = True
     generation: dict = dataclasses.field(default_factory=dict)
     tolerance: float = 1e-4
+    states: bool = True
     soak: bool = False

@@ -55,4 +55,5 @@ CASES = {
     ),
     "llama_classes": classes("Sequence", soak=False),
     "llama_token_classes": classes("Token"),
+    "llama_question": Case("LlamaForQuestionAnswering", "LlamaConfig", LLAMA, loss=None, greedy=False),
 }

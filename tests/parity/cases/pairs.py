@@ -64,8 +64,12 @@ CASES = {
     "bart_scaled": bart(
         values={"scale_embedding": True, "activation_function": "relu", "forced_bos_token_id": 0}, dtype="F16"
     ),
+    "bart_classes": Case(
+        "BartForSequenceClassification", "BartConfig", {**HALVES, "num_labels": 3}, loss="sequence", greedy=False,
+        states=False,
+    ),
     "marian": marian(
         soak=False, values={"scale_embedding": True, "activation_function": "relu", "forced_eos_token_id": None}
     ),
     "marian_swish": marian(values={"activation_function": "swish"}),
-}
+}  # fmt: skip
