@@ -63,6 +63,12 @@ def search(
 
     A continuation that does not stop within `most` tokens is ranked as it stands there.
     """
+    border = generator.border
+    if border is not None and any(len(prompt) <= border < len(prompt) + most - 1 for prompt in prompts):
+        raise ValueError(
+            f"a search with beams does not go beyond {border} positions, where this model reads its text anew; "
+            "ask for fewer tokens, or generate without beams"
+        )
     rows = generator.rows(prompts, most, sources)
     stop = tuple(sorted(stop))
     tokens_BT, ranks_B = _search(generator, beam, most, stop, generator.params, generator.stats, rows)

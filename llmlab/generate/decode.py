@@ -2,7 +2,8 @@
 
 Prompts of different lengths stand at the right end of their rows; what is left of them is padding, which has negative
 positions and is seen by no layer. Sources of an encoder stand at the left, and are read once. Tokens come in chunks of
-a scan, so that Python does not run between two tokens.
+a scan, so that Python does not run between two tokens. Where a row grows beyond a length at which all its keys become
+others (LongRope's), the rows are read anew.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from llmlab.axes import Rules
 from llmlab.generate.sampling import Sampling
 from llmlab.nn.module import merge, parts, split
 from llmlab.nn.parts import Context
+from llmlab.nn.position import RotaryLayer
 from llmlab.nn.stack import StackLayers
 from llmlab.tasks.pairs import read_source
 from llmlab.tasks.task import row_context
@@ -34,6 +36,8 @@ class Generator:
         if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
             for stack in parts(model, StackLayers):
                 stack.unroll()
+        scalings = [layer.cfg.scaling for layer in parts(model, RotaryLayer)]
+        self.border = min((one.border for one in scalings if one and one.border), default=None)
         self.structure, self.params, self.stats = split(model)
         self.prefill = jax.jit(self._prefill, static_argnums=(4, 5))
         self.extend = jax.jit(self._extend, static_argnums=(5, 6), donate_argnums=2)
@@ -60,18 +64,31 @@ class Generator:
         most: new tokens of a row at most. stop: ids that end a row (they are given too). sources: what an encoder
         reads, one for each prompt. Raises ValueError for an empty prompt or source and for `most` below 1.
         """
-        rows = self.rows(prompts, most, sources)
-        stop = tuple(sorted(stop))
-        slots = rows["tokens_BL"].shape[1] + -(-most // CHUNK) * CHUNK
-        key = jax.random.key(seed)
-        tokens_B, carry = self.prefill(self.params, self.stats, rows, key, slots, sampling)
-        done_B = jnp.isin(tokens_B, jnp.array(stop)) if stop else tokens_B < 0  # where the tokens lie: one compilation
-        yield np.asarray(tokens_B)[:, None]
-        given, carry = 1, (tokens_B, done_B, *carry)
-        while given < most and not bool(carry[1].all()):
-            new_BL, carry = self.extend(self.params, self.stats, carry, key, given, sampling, stop)
-            yield np.asarray(new_BL)[:, : most - given]
-            given += CHUNK
+        rows, carry, given = self.rows(prompts, most, sources), None, 0
+        stop, key = tuple(sorted(stop)), jax.random.key(seed)
+        texts, done_B = [list(prompt) for prompt in prompts], np.zeros(len(prompts), bool)
+        while given < most and not done_B.all():
+            steps = min(most - given, self.steps(texts)) if given else 0
+            if steps:
+                new_BL, carry = self.extend(self.params, self.stats, carry, key, given, sampling, stop)
+            else:
+                rows, steps = self.rows(texts, most - given, sources) if given else rows, 1
+                slots = rows["tokens_BL"].shape[1] + -(-(most - given) // CHUNK) * CHUNK
+                drawn = jax.random.fold_in(key, given) if given else key
+                tokens_B, carry = self.prefill(self.params, self.stats, rows, drawn, slots, sampling)
+                ended_B = jnp.isin(tokens_B, jnp.array(stop or (-1,))) | done_B  # where the tokens lie: one compilation
+                new_BL, carry = tokens_B[:, None], (tokens_B, ended_B, *carry)
+            new_BL = np.where(done_B[:, None], -1, np.asarray(new_BL)[:, :steps])
+            yield new_BL
+            given += steps
+            done_B |= np.isin(new_BL, stop).any(1)
+            for text, new_L in zip(texts, np.maximum(new_BL, 0)):
+                text += new_L.tolist()
+
+    def steps(self, texts: list[list[int]]) -> int:
+        """How many steps of a scan are right: none of them reads a row beyond the border that was not there yet."""
+        left = [self.border + 1 - len(text) for text in texts if len(text) <= self.border + 1] if self.border else ()
+        return min([CHUNK, *left])
 
     def rows(self, prompts, most: int, sources=None) -> dict[str, np.ndarray]:
         """Prompts, and sources if there are any, as arrays."""

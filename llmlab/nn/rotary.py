@@ -23,7 +23,12 @@ def frequencies(width: int, theta: float) -> np.ndarray:
 
 
 class Scaling(Config):
-    """waves(width, theta, length_B) -> (frequencies of shape J or BJ, the factor on cosines and sines)."""
+    """waves(width, theta, length_B) -> (frequencies of shape J or BJ, the factor on cosines and sines).
+
+    border: the longest row whose waves are those of a short one; behind it a decode state is made anew. None: no such.
+    """
+
+    border = None
 
     def waves(self, width: int, theta: float, length_B: jax.Array) -> tuple[np.ndarray | jax.Array, float]:
         raise TypeError(f"{type(self).__name__} must define waves(width, theta, length_B)")
@@ -125,6 +130,8 @@ class LongRope(Scaling):
     factor: float
     original: int = 4096
     attention: float | None = None
+
+    border = property(lambda self: self.original)
 
     def check(self):
         check_factor(self)

@@ -1,9 +1,9 @@
 """Phi-3 (Abdin et al., 2024, arXiv 2404.14219): LLaMA's class with fused projections, a window, and searched waves.
 
 Parameters: mini 3,821,079,552; medium 13,960,238,080. The factors of the long contexts were searched for each release
-and stand in its config.json, so they are arguments here. Where a text grows beyond the original length while it is
-written, transformers computes the cache anew with the other factors; ours keeps what was cached. Phi-3-small is
-another architecture and not built.
+and stand in its config.json, so they are arguments here. A text that grows beyond the original length while it is
+written is read anew with the other factors, each row by itself; transformers takes the longest of a batch. Phi-3-small
+is another architecture and not built.
 """
 
 from __future__ import annotations

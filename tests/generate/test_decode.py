@@ -9,12 +9,13 @@ import pytest
 
 from llmlab import axes
 from llmlab.ffn import Mlp
-from llmlab.generate import Generator, Sampling
+from llmlab.generate import Beam, Generator, Sampling, search
 from llmlab.mesh import Mesh
 from llmlab.mixers import Attention, Causal
 from llmlab.models import Block, Decoder
-from llmlab.nn import Context, Embedding, Learned, Normal, repeat
+from llmlab.nn import Context, Embedding, Learned, Normal, Rotary, repeat
 from llmlab.nn.module import Rngs, split
+from llmlab.nn.rotary import LongRope
 
 GREEDY, MOST = Sampling(temperature=0.0), 18  # more than one scan
 BLOCK = Block(mixer=Attention(heads=4, kv_heads=2, view=Causal(window=6)), ffn=Mlp(hidden=16))
@@ -72,6 +73,36 @@ def test_all_rows_done_ends_the_stream(generator, slow):
     everything = range(MODEL.vocab)
     assert generator.generate(PROMPTS, MOST, sampling=GREEDY, stop=everything) == [[row[0]] for row in slow]
     assert generator.generate(PROMPTS, 1, sampling=GREEDY) == [[row[0]] for row in slow]
+
+
+def test_rows_that_grow_beyond_the_border_are_read_anew():
+    """Each at a step of its own, and one after it has ended."""
+    waves = LongRope(short=(1.0, 1.0), long=(3.0, 9.0), factor=4.0, original=12)
+    block = Block(mixer=Attention(heads=4, position=Rotary(scaling=waves)), ffn=Mlp(hidden=16))
+    built = dataclasses.replace(MODEL, stack=repeat(block, 2)).build(Rngs(params=0))
+    generator = Generator(*split(built), Mesh().build(jax.devices()[:1]), axes.data(), "float32")
+
+    @jax.jit
+    def following(tokens_1L, length):
+        positions_1L = jnp.where(jnp.arange(LENGTH) < length, jnp.arange(LENGTH), -1)[None]
+        hidden_1LD, _ = built(tokens_1L, Context(positions_BL=positions_1L))
+        return built.logits(hidden_1LD)[0, length - 1].argmax()
+
+    slow = []
+    for prompt in PROMPTS:
+        text = list(prompt)
+        for _ in range(MOST):
+            text.append(int(following(np.pad(text, (0, LENGTH - len(text)))[None], len(text))))
+        slow.append(text[len(prompt) :])
+    found = list(generator.stream(PROMPTS, MOST, sampling=GREEDY))
+    assert np.concatenate(found, 1).tolist() == slow
+    assert [part.shape[1] for part in found] == [1, 5, 1, 2, 1, 2, 1, 5]  # rows of 7, 4 and 1 reach 12
+    stop = slow[1][3]
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in slow]
+    assert generator.generate(PROMPTS, MOST, sampling=GREEDY, stop=[stop]) == expected
+    with pytest.raises(ValueError, match="beams does not go beyond 12 positions, where this model reads its text anew"):
+        search(generator, PROMPTS[:1], 13, Beam(width=2))
+    assert len(search(generator, PROMPTS[:1], 12, Beam(width=2))[0][0]) == 12
 
 
 def test_over_eight_devices_a_batch_of_any_size_gives_the_same(built, slow):

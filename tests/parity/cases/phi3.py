@@ -36,6 +36,7 @@ CASES = {
     "phi3_part": phi3(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
     "phi3_short_waves": searched(64),
     "phi3_long_waves": searched(8),
+    "phi3_border": searched(20, soak=False),  # crossed while it writes
     "phi3_su": legacy("su"),
     "phi3_longrope_legacy": legacy("longrope"),
     "phi3_shards_tied": dataclasses.replace(
