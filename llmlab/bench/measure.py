@@ -98,7 +98,8 @@ def torch_steps(python: str, family: str, size: str, precision: str, on_cpu: boo
     asked = {"family": family, "size": dataclasses.asdict(shape), "half": shape.half, "rows": rows, "length": length}
     asked |= {"precision": precision, "cores": len(os.sched_getaffinity(0)), "on_cpu": on_cpu}
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [python, str(Path(__file__).with_name("peer.py")), json.dumps(asked)]
+    source = Path(__file__).with_name("peer.py").read_text()  # as a file it would find the modules here before others
+    command = [python, "-c", source, json.dumps(asked)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     with subprocess.Popen(command, **pipes) as worker:
         try:

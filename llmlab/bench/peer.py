@@ -1,6 +1,6 @@
 """The same models in transformers and PyTorch, in a process of their own; nothing of llmlab or jax is imported here.
 
-`python peer.py JSON` builds a model, says {"ready": true}, and does one training step for each line of standard input.
+`python -c SOURCE JSON` builds a model, says {"ready": true}, and does a training step for each line of its input.
 On a GPU the model is compiled (torch.compile); in bfloat16 it runs under autocast, with weights in float32.
 """
 
