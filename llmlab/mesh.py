@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -73,7 +73,7 @@ class Mesh(Config):
         elif devices[0].platform == "tpu":
             from jax.experimental import mesh_utils
 
-            grid = mesh_utils.create_device_mesh(shape, devices)
+            grid = placed(mesh_utils.create_device_mesh, shape, devices)
         else:
             grid = np.array(devices).reshape(shape)
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -86,8 +86,16 @@ class Mesh(Config):
         outer = (self.slices,) + (1,) * (len(shape) - 1)
         by_process = getattr(devices[0], "slice_index", None) is None
         if not by_process or len({d.process_index for d in devices}) > 1:
-            return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, process_is_granule=by_process)
+            return placed(mesh_utils.create_hybrid_device_mesh, inner, outer, devices, process_is_granule=by_process)
         return np.array(devices).reshape(shape)  # one process: the layout of slices, for trying it out
+
+
+def placed(make: Callable, *given, **own) -> np.ndarray:
+    """The devices in the shape of a mesh whose axes are whole rings of the slice; parts of them if none fit."""
+    try:
+        return make(*given, **own)
+    except NotImplementedError:  # an axis of 8 in a slice of 16 x 16 x 16
+        return make(*given, **own, allow_split_physical_axes=True)
 
 
 def launcher(environment: Mapping[str, str]) -> str | None:

@@ -1,9 +1,13 @@
 """Sizes of the mesh, and who started the processes of a job."""
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import pytest
+from jax.experimental.mesh_utils import create_device_mesh
 
-from llmlab.mesh import AXES, Mesh, launcher, start_processes
+from llmlab.mesh import AXES, Mesh, launcher, placed, start_processes
 
 
 def test_one_size_is_what_is_left():
@@ -86,3 +90,16 @@ def test_the_processes_are_joined_as_told(monkeypatch):
         monkeypatch.setenv(name, value)
     assert start_processes().endswith("started by Slurm")
     assert [args for args, _ in calls] == [("host:1", 2, 0), ()]
+
+
+def test_an_axis_that_no_ring_of_the_slice_has_is_cut_from_one():
+    places = itertools.product(range(4), repeat=3)
+    devices = [
+        SimpleNamespace(id=i, platform="tpu", device_kind="TPU v5", process_index=0, coords=place, core_on_chip=0)
+        for i, place in enumerate(places)
+    ]
+    with pytest.raises(NotImplementedError):
+        create_device_mesh((8, 8), devices)
+    grid = placed(create_device_mesh, (8, 8), devices)
+    assert grid.shape == (8, 8) and {device.id for device in grid.flat} == set(range(64))
+    assert placed(create_device_mesh, (4, 16), devices).tolist() == create_device_mesh((4, 16), devices).tolist()
