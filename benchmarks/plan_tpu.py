@@ -26,11 +26,11 @@ CASES = {  # name: (file, function, topology, leaves)
     "mixtral_8x7b": ("plan_pods.py", "mixtral_8x7b", V5P, {"mesh.expert": 8}),
     "llama31_405b": ("plan_pods.py", "llama31_405b", "v5p:16x16x16", {"mesh.tensor": 8}),
 }
-for family in ("gpt", "bert", "t5", "mamba", "moe", "hybrid"):
-    CASES[family] = ("families.py", family, V5E, {"data.batch": 512})
-    CASES[f"{family} on two slices"] = ("families.py", family, SLICES, {"data.batch": 512, "mesh.slices": 2})
-CASES["plug-in"] = ("plugin_mixer.py", "config", V5E, {"data.batch": 512})
-CASES["plug-in on two slices"] = ("plugin_mixer.py", "config", SLICES, {"data.batch": 512, "mesh.slices": 2})
+SMALL = {name: ("families.py", name) for name in ("gpt", "bert", "t5", "mamba", "mamba2", "moe", "hybrid", "rnn")}
+SMALL |= {"convolution": ("keywords.py", "config"), "plug-in": ("plugin_mixer.py", "config")}
+for name, place in SMALL.items():
+    CASES[name] = (*place, V5E, {"data.batch": 512})
+    CASES[f"{name} on two slices"] = (*place, SLICES, {"data.batch": 512, "mesh.slices": 2})
 
 
 def measure(name: str) -> dict:

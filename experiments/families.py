@@ -1,6 +1,6 @@
 """What do the families of architectures learn from the same text, at equal width and depth?
 
-    llmlab train experiments/families.py:gpt        (or bert, t5, mamba, moe, hybrid, rnn)
+    llmlab train experiments/families.py:gpt        (or bert, t5, mamba, mamba2, moe, hybrid, rnn)
 
 One function is one variant: model and task change, everything else stays. Parameters and FLOPs differ; a likelihood of
 masked tokens or of spans is not to be ranked against that of the next token.
@@ -11,7 +11,7 @@ import dataclasses
 
 from llmlab.data import Data, SentencePiece, Stdlib
 from llmlab.ffn import Gated, MoE
-from llmlab.mixers import GRU, Attention, Bidirectional, CrossAttention, Mamba
+from llmlab.mixers import GRU, Attention, Bidirectional, CrossAttention, Mamba, Mamba2
 from llmlab.models import Block, Decoder, Encoder, EncoderDecoder, Model
 from llmlab.nn import Embedding, RMSNorm, Segment, Stack, TiedHead, repeat
 from llmlab.optim import AdamW, Cosine
@@ -57,6 +57,10 @@ def t5() -> Experiment:
 
 def mamba() -> Experiment:
     return decoder(*(Block(mixer=Mamba(), ffn=None) for _ in range(LAYERS)))
+
+
+def mamba2() -> Experiment:
+    return decoder(*(Block(mixer=Mamba2(), ffn=None) for _ in range(LAYERS)))
 
 
 def moe() -> Experiment:
