@@ -243,12 +243,16 @@ def show_end(console: Console, directory: Path, finished: bool) -> None:
     """The verdicts, what failed, and where the report is."""
     from llmlab.study.record import read_rows
     from llmlab.study.report import write as write_report
+    from llmlab.study.runner import FAILED
     from llmlab.study.tables import verdict_table
 
-    for row in read_rows(directory):
+    rows = read_rows(directory)
+    for row in rows:
         if row.error:
             console.print(f"{row.arm} {row.phase} {row.replicate}: {row.state}: {row.error}", markup=False)
-    if not finished:
+    if any(row.state in FAILED for row in rows):
         console.print("some cells have failed; --retry trains them anew")
+    elif not finished:
+        console.print("every worker has ended before the study has; the same command goes on")
     console.print(verdict_table(directory, console.width), markup=False)
     console.print(f"report: {write_report(directory)[0]}", markup=False)

@@ -76,12 +76,12 @@ def test_killed_ten_times_at_random_moments(text, tmp_path, capfd):
     killed, moments = tmp_path / "killed", []
     run = None
     for number in range(10):
-        if run is None or run.poll() is not None:
-            run = start("killed", "--workers", "2")
         before = progress(killed)
         deadline = time.monotonic() + PATIENCE
         while progress(killed) < before + 300:  # it has gone on since the last kill
-            assert run.poll() is None and time.monotonic() < deadline, (tmp_path / "killed.log").read_text()[-3000:]
+            if run is None or run.poll() is not None:  # its workers have all been killed
+                run = start("killed", "--workers", "2")
+            assert time.monotonic() < deadline, (tmp_path / "killed.log").read_text()[-3000:]
             time.sleep(0.1)
         time.sleep(random.uniform(0, 3))
         workers = [pid for pid in processes(str(killed)) if pid != run.pid]
