@@ -24,14 +24,14 @@ from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.generate import Beam, Generator, Sampling, search
 from llmlab.generate.decode import few
-from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from llmlab.interop.checkpoint import Checkpoint, open_checkpoint, shapes, write_checkpoint
 from llmlab.interop.safetensors import parse_json
 from llmlab.interop.tokenizers import BESIDE, home_of, load_tokenizer
 from llmlab.mesh import Mesh
 from llmlab.models.decoder import Model
 from llmlab.models.encdec import EncoderDecoder
 from llmlab.models.heads import First, Mean, Pooled, Pooling, Tagged
-from llmlab.nn.module import abstract, merge, split
+from llmlab.nn.module import merge, split
 from llmlab.presets.family import trunk_of
 from llmlab.tasks.pairs import read_source, source_context
 from llmlab.tasks.task import row_context
@@ -99,7 +99,7 @@ class Pretrained:
 
     def __init__(self, config: Model, params: dict, stats: dict, place: Place, origin):
         self.config, self.params, self.stats, self.place, self.origin = config, params, stats, place, origin
-        self.structure = split(abstract(config.build))[0]
+        self.structure = split(shapes(config))[0]
         self._run = jax.jit(self._apply, static_argnames="states")
         self._score = jax.jit(self._loss)
 
@@ -168,7 +168,7 @@ class Pretrained:
         Raises ValueError for a text without tokens, and for one that is longer than the model has positions.
         """
         rows = [self.tokenizer.encode(text, special=True) for text in texts]
-        longest = trunk_of(abstract(self.config.build)).longest
+        longest = trunk_of(shapes(self.config)).longest
         for text, row in zip(texts, rows):
             if not 0 < len(row) <= (longest or len(row)):
                 raise ValueError(

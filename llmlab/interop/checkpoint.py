@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import re
@@ -24,7 +25,7 @@ import numpy as np
 
 from llmlab import axes
 from llmlab.axes import Rules
-from llmlab.config import Config
+from llmlab.config import Config, swap
 from llmlab.interop import weights
 from llmlab.interop.gguf import read_gguf
 from llmlab.interop.layouts import find_gguf, rename
@@ -32,7 +33,8 @@ from llmlab.interop.safetensors import SHARD, FileError, Stored, parse_json, rea
 from llmlab.interop.unpack import unpack
 from llmlab.models.decoder import Model
 from llmlab.names import Bound, bind
-from llmlab.nn.module import abstract, specs
+from llmlab.nn.init import Fill, Init
+from llmlab.nn.module import Module, abstract, specs
 from llmlab.optim.optimizers import nest
 from llmlab.presets import FAMILIES
 from llmlab.presets.family import ConfigError, Family, Settings, core_of, kind_of, plain, trunk_of
@@ -139,10 +141,18 @@ def family_of(settings: dict, where: str = "config.json") -> Family:
     )
 
 
+@functools.lru_cache(maxsize=1)  # a checkpoint that is loaded asks for one several times
+def shapes(model: Model) -> Module:
+    """The abstract model without its initial values: tracing those takes most of the time, and weights are read."""
+    for kind in Init.__subclasses__():
+        model = swap(model, kind, lambda _: Fill())
+    return abstract(model.build)
+
+
 def names_of(family: Family, model: Model, head: str) -> tuple[dict, list[Bound]]:
     """({path: Spec} of the parameters without "trunk", the tensors of a file). head: its kind."""
     trunk, stem = core_of(model), family.stems.get(head)
-    table = {_short(path): spec for path, spec in specs(abstract(model.build)).items()}
+    table = {_short(path): spec for path, spec in specs(shapes(model)).items()}
     known = family.table(trunk) if callable(family.table) else family.table
     stacks = {name: getattr(trunk, name) for name in known.layers}
     bound = bind(known, stacks, table, head)
