@@ -125,7 +125,7 @@ def check(part, only) -> dict[str, str]:
     cross = isinstance(part, CrossAttention)
     block = Block(mixer=Attention(heads=4), cross=part, ffn=FFN) if cross else Block(mixer=part, ffn=FFN)
     model = EncoderDecoder(vocab=64, width=32, encoder=SOURCE, stack=repeat(block, 2))
-    return check_model(model, Continuation(), only=only, data=Data(length=26))  # 14 target positions, even
+    return check_model(model, Continuation(), only=only, data=Data(length=27))  # 14 are read and 14 written
 
 
 @pytest.mark.parametrize("part", parts(Mixer) + parts(FeedForward))
