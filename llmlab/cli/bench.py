@@ -62,7 +62,8 @@ def main(arguments: list[str]) -> int:
 
         print(f"suites    {', '.join(SUITES)}\nfamilies  {', '.join(FAMILIES)}\nkernels   {'; '.join(CASES)}")
         for name, one in SIZES.items():
-            print(f"{name:<10}{dataclasses.asdict(one)}")
+            tokens = f"{one.batch} x {one.length:,} tokens a device"
+            print(f"{name:<10}{one.layers} layers of width {one.width:,}, vocabulary {one.vocab:,}, {tokens}")
         return 0
     return measure(flags)
 
