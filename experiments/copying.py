@@ -4,8 +4,8 @@
     llmlab train experiments/copying.py:fixed
     python benchmarks/synthetic.py copying
 
-Cost: about fourteen CPU minutes a run. Expected: Mamba reaches an accuracy of 0.97; with maps that do not depend
-on the input it cannot tell tokens from noise, and stays below 0.6.
+Cost: fourteen CPU minutes a run. Expected: Mamba reaches an accuracy of 0.997 and copies 96 % of the sequences whole;
+with maps that do not depend on the input it reaches 0.68 after as many steps, and 0.2 % of the sequences.
 """
 
 from llmlab.data import Synthetic
