@@ -58,6 +58,7 @@ def bart_large() -> EncoderDecoder:
 
 def read(settings: Settings) -> Model:
     """The model of a config.json. A classifier reads the last token of a text, which is the end."""
+    settings.refuse_heads("", "lm", "sequence")
     biased = settings.head() == "lm" and settings.flag("final_logits_bias", True)
     model = bart(
         settings.count("d_model"),
