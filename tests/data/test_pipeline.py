@@ -152,7 +152,7 @@ import os, signal, sys
 from llmlab.data import Bytes, Data, TextFiles
 if __name__ == "__main__":
     source = TextFiles(path=sys.argv[1])
-    batches = Data(source=source, tokenizer=Bytes(), batch=2, length=8, workers=1).open(sys.argv[2]).train()
+    batches = Data(source=source, tokenizer=Bytes(), batch=2, length=8, workers=1).open(cache=sys.argv[2]).train()
     next(batches)
     from multiprocessing import active_children
     (worker,) = active_children()
