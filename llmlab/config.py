@@ -24,7 +24,7 @@ import importlib
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 REQUIRED = "<required>"  # the value of a leaf that every user must give, such as the path of a text
 
@@ -57,7 +57,7 @@ def config(cls: type) -> type:
     def checked(self, **values):
         for name in values:
             if name not in names:
-                raise TypeError(f"{cls.__name__} has no field {name!r}; {_near(name, names)}")
+                raise TypeError(f"{cls.__name__} has no field {name!r}{_near(name, names)}")
         init(self, **values)
 
     cls.__init__ = checked
@@ -70,9 +70,14 @@ def hints(cls: type) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'width'?", or nothing where none is like it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'no fields'}"
+    return did_you_mean(name, names) or f"; it has {', '.join(names) or 'no fields'}"
 
 
 def _fits(value, hint) -> bool:
@@ -140,7 +145,7 @@ def _child(cfg, name: str, path: str):
         return cfg[int(name)]
     names = [f.name for f in dataclasses.fields(cfg)] if isinstance(cfg, Config) else []
     if name not in names:
-        raise KeyError(f"{path}: {type(cfg).__name__} has no field {name!r}; {_near(name, names)}")
+        raise KeyError(f"{path}: {type(cfg).__name__} has no field {name!r}{_near(name, names)}")
     return getattr(cfg, name)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from llmlab.config import did_you_mean
+
 COMMANDS = {
     "train": "train an experiment, or go on with its run",
     "eval": "score a run on its whole validation split",
@@ -37,13 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"llmlab {version('llmlab')}")
         sys.exit(0)
     if arguments[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-        print(
-            f"llmlab has no command {arguments[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-            file=sys.stderr,
-        )
+        print(f"llmlab has no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     if own:

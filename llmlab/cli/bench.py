@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 import itertools
 import os
@@ -14,6 +13,7 @@ from typing import Literal
 
 from llmlab.cli import on_cpu
 from llmlab.cli.arguments import command_line
+from llmlab.config import did_you_mean
 
 SUITES = ("train", "decode", "kernels", "correctness")
 
@@ -71,9 +71,7 @@ def main(arguments: list[str]) -> int:
 def check_names(kind: str, given, known) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"--{kind} {name!r}: there are {', '.join(known)}{hint}")
+            raise ValueError(f"--{kind} {name!r}: there are {', '.join(known)}{did_you_mean(name, known)}")
 
 
 def measure(flags: Flags) -> int:

@@ -10,7 +10,6 @@ A GGUF file is such a directory in one file. `open_checkpoint` finds out what th
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -25,7 +24,7 @@ import numpy as np
 
 from llmlab import axes
 from llmlab.axes import Rules
-from llmlab.config import Config, swap
+from llmlab.config import Config, did_you_mean, swap
 from llmlab.interop import weights
 from llmlab.interop.gguf import read_gguf
 from llmlab.interop.layouts import find_gguf, rename
@@ -134,11 +133,8 @@ def family_of(settings: dict, where: str = "config.json") -> Family:
     for family in FAMILIES:
         if family.kind == kind or (kind is None and family.signs(settings)):
             return family
-    near = difflib.get_close_matches(str(kind), known, n=1)
-    raise ConfigError(
-        f"{where}: model_type is {kind!r}, which is not known here"
-        + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}")
-    )
+    hint = did_you_mean(str(kind), known) or f"; known are {', '.join(sorted(known))}"
+    raise ConfigError(f"{where}: model_type is {kind!r}, which is not known here{hint}")
 
 
 @functools.lru_cache(maxsize=1)  # a checkpoint that is loaded asks for one several times

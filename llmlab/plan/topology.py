@@ -8,7 +8,6 @@ cpu:8          host devices of this process, for trying things out
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
@@ -16,6 +15,7 @@ import re
 import jax
 
 from llmlab.chips import CHIPS, Chip
+from llmlab.config import did_you_mean
 
 # What libtpu would ask the machine for, at length, though no TPU is looked for; and several plans may be made at once.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -47,9 +47,8 @@ def topology(name: str) -> Topology:
     found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
     known = {chip.name: chip for chip in CHIPS}
     if not found or found[2] not in {*known, "cpu"}:
-        near = difflib.get_close_matches(found[2] if found else name, known, n=1)
         raise ValueError(
-            f"topology {name!r} is not understood" + (f"; did you mean {near[0]}?" if near else "") + "; write "
+            f"topology {name!r} is not understood{did_you_mean(found[2] if found else name, known)}; write "
             f"CHIP:SIZES or SLICES*CHIP:SIZES, such as v5e:16x16 or 2*v5p:4x4x8; chips are {', '.join(known)}, and cpu"
         )
     slices, sizes = int(found[1] or 1), [int(n) for n in found[3].split("x")]
