@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llmlab import axes
 from llmlab.config import Config, config
@@ -61,41 +62,58 @@ def search(
 ) -> list[tuple[list[int], float]]:
     """(new tokens, rank) of the best continuation of each prompt; a stop token ends one and is given too.
 
-    A continuation that does not stop within `most` tokens is ranked as it stands there.
+    A continuation that does not stop within `most` tokens is ranked as it stands there. Where a row grows beyond the
+    border of the generator, all beams are read anew.
     """
-    border = generator.border
-    if border is not None and any(len(prompt) <= border < len(prompt) + most - 1 for prompt in prompts):
-        raise ValueError(
-            f"a search with beams does not go beyond {border} positions, where this model reads its text anew; "
-            "ask for fewer tokens, or generate without beams"
-        )
-    rows = generator.rows(prompts, most, sources)
-    stop = tuple(sorted(stop))
-    tokens_BT, ranks_B = _search(generator, beam, most, stop, generator.params, generator.stats, rows)
+    stop, texts, found, given = tuple(sorted(stop)), prompts, None, 0
+    borders = {generator.border + 1 - len(prompt) for prompt in prompts} if generator.border else ()
+    for until in sorted({most, *(count for count in borders if 0 < count < most)}):
+        rows = generator.rows(texts, most - given, sources)
+        weights = generator.params, generator.stats
+        found, going, (tokens_BT, ranks_B) = _search(generator, beam, most, stop, weights, rows, found, until)
+        if not going:
+            break
+        sources = sources if given or sources is None else [one for one in sources for _ in range(beam.width)]
+        written, given = np.asarray(found.tokens_BWT)[..., :until].tolist(), until
+        texts = [[*prompt, *tokens] for prompt, beams in zip(prompts, written) for tokens in beams]
     return [([int(t) for t in row if t >= 0], float(rank)) for row, rank in zip(tokens_BT, ranks_B)]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _search(generator: Generator, beam: Beam, most: int, stop: tuple[int, ...], params, stats, rows):
+def _search(generator: Generator, beam: Beam, most: int, stop: tuple[int, ...], weights, rows, found, until):
+    """(what the search holds at `until` new tokens, but for the state, whether it goes on, the best of each row).
+
+    found: what it held where the rows are those of its beams, None where they are prompts.
+    """
     with axes.use(generator.mesh, generator.rules):
-        return _run(generator, beam, most, stop, merge(generator.structure, params, stats), rows)
+        model = merge(generator.structure, *weights)
+        logits_BV, positions_B, state = begin(model, rows, rows["tokens_BL"].shape[1] + most, generator.dtype)
+        if found is None:
+            found = _first(beam, most, positions_B, state, model.letters)
+            logits_BV = jnp.repeat(logits_BV, beam.width, axis=0)
+        else:
+            found = dataclasses.replace(found, positions_P=positions_B, state=state)
+        return _run(generator, beam, stop, model, found, logits_BV, until)
 
 
-def _run(generator: Generator, beam: Beam, most: int, stop: tuple[int, ...], model, rows):
-    slots = rows["tokens_BL"].shape[1] + most
-    logits_BV, positions_B, state = begin(model, rows, slots, generator.dtype)
-    batch, vocab = logits_BV.shape
-    held = (batch, beam.width)
+def _first(beam: Beam, most: int, positions_B, state, letters) -> Search:
+    """What a search holds before its first token."""
+    held = (len(positions_B), beam.width)
     spread = lambda letters, a: a if "B" not in letters else jnp.repeat(a, beam.width, axis=letters.index("B"))
-    first = Search(
+    return Search(
         count=jnp.zeros((), jnp.int32),
         scores_BW=jnp.full(held, NEVER).at[:, 0].set(0.0),  # one beam until they differ
         tokens_BWT=jnp.full((*held, most), -1, jnp.int32),
         ranks_BW=jnp.full(held, NEVER),
         done_BWT=jnp.full((*held, most), -1, jnp.int32),
         positions_P=jnp.repeat(positions_B, beam.width),
-        state=jax.tree.map(spread, model.letters, state),
+        state=jax.tree.map(spread, letters, state),
     )
+
+
+def _run(generator: Generator, beam: Beam, stop: tuple[int, ...], model, begun: Search, logits_PV, until):
+    batch, _, most = begun.tokens_BWT.shape
+    vocab = logits_PV.shape[1]
 
     def step(found: Search, logits_PV) -> Search:
         logp_BWV = jax.nn.log_softmax(logits_PV).reshape(batch, beam.width, vocab)
@@ -130,10 +148,11 @@ def _run(generator: Generator, beam: Beam, most: int, stop: tuple[int, ...], mod
         moved = dataclasses.replace(found, state=state, positions_P=found.positions_P + 1)
         return step(moved, model.logits(hidden_PLD)[:, 0])
 
-    found = jax.lax.while_loop(going, body, step(first, jnp.repeat(logits_BV, beam.width, axis=0)))
+    early = lambda found: going(found) & (found.count < until)
+    found = jax.lax.while_loop(early, body, step(begun, logits_PV))
     ranks_BW = jnp.concatenate([found.ranks_BW, beam.rank(found.scores_BW, found.count)], 1)
     ranks_BW, tokens_BWT = best(ranks_BW, jnp.concatenate([found.done_BWT, found.tokens_BWT], 1), 1)
-    return tokens_BWT[:, 0], ranks_BW[:, 0]
+    return dataclasses.replace(found, state=None), going(found), (tokens_BWT[:, 0], ranks_BW[:, 0])
 
 
 def best(ranks_BW, tokens_BWT, count: int):

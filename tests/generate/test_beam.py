@@ -1,5 +1,6 @@
 """Beam search against all continuations there are, for decoders and encoder-decoders."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -15,8 +16,9 @@ from llmlab.mixers import Attention
 from llmlab.mixers.attention import Bidirectional
 from llmlab.mixers.cross import CrossAttention
 from llmlab.models import Block, Decoder, EncoderDecoder
-from llmlab.nn import Context, Embedding, Normal, repeat
+from llmlab.nn import Context, Embedding, LinearHead, Normal, Rotary, repeat
 from llmlab.nn.module import Rngs, split
+from llmlab.nn.rotary import LongRope
 
 VOCAB, STOP, MOST = 5, 4, 4
 EMBED, FFN = Embedding(init=Normal(std=1.0)), Mlp(hidden=16)
@@ -29,6 +31,9 @@ PAIR = EncoderDecoder(
     encoder=repeat(Block(mixer=Attention(heads=4, view=Bidirectional()), ffn=FFN), 1),
     stack=repeat(Block(mixer=Attention(heads=4), cross=CrossAttention(heads=4), ffn=FFN), 2),
 )
+WAVES = LongRope(short=(1.0, 1.0), long=(3.0, 9.0), factor=4.0, original=3)  # rows of 3 and of 1 grow beyond it
+LONG = Block(mixer=Attention(heads=4, position=Rotary(scaling=WAVES), init=Normal(std=1.0)), ffn=FFN)
+BORDER = dataclasses.replace(DECODER, stack=repeat(LONG, 2), head=LinearHead(init=Normal(std=1.0)))
 PROMPTS, SOURCES = [[1, 2, 0], [3]], [[2, 2], [0, 1, 3, 1]]
 
 
@@ -48,27 +53,26 @@ def ranked(model, beam, prompt, source=None):
     """The best continuation by the parallel form, and its rank."""
     built, rows = model.build(Rngs(params=1)), list(continuations())
     whole = np.array([prompt + row + [0] * (MOST - len(row)) for row in rows])
-    ctx = Context(positions_BL=jnp.tile(jnp.arange(whole.shape[1]), (len(rows), 1)))
+    at_L = jnp.tile(jnp.arange(whole.shape[1]), (len(rows), 1))
 
     @jax.jit
-    def logp(tokens_BL):
-        found = ctx
+    def logp(tokens_BL, length):
+        found = Context(positions_BL=jnp.where(at_L < length, at_L, -1))
         if source is not None:
             source_BM = jnp.tile(jnp.array(source), (len(rows), 1))
             at = Context(positions_BL=jnp.tile(jnp.arange(len(source)), (len(rows), 1)))
-            found = Context(positions_BL=ctx.positions_BL, memory_BMD=built.encode(source_BM, at)[0])
-        return jax.nn.log_softmax(built.logits(built(tokens_BL, found)[0]))
+            found = dataclasses.replace(found, memory_BMD=built.encode(source_BM, at)[0])
+        return jax.nn.log_softmax(built.logits(built(tokens_BL, found)[0])[:, length - 1])
 
-    logp_BLV = np.asarray(logp(whole))
-    at = len(prompt) - 1
-    scores = [sum(logp_BLV[i, at + j, t] for j, t in enumerate(row)) for i, row in enumerate(rows)]
+    logp_TBV = [np.asarray(logp(whole, len(prompt) + count)) for count in range(MOST)]
+    scores = [sum(logp_TBV[j][i, t] for j, t in enumerate(row)) for i, row in enumerate(rows)]
     ranks = [float(beam.rank(score, len(row))) for score, row in zip(scores, rows)]
     best = int(np.argmax(ranks))
     return rows[best], ranks[best]
 
 
-@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.soak), 1.0])
-@pytest.mark.parametrize("model", [DECODER, PAIR], ids=["decoder", "pair"])
+@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.soak), 5.0])
+@pytest.mark.parametrize("model", [DECODER, PAIR, BORDER], ids=["decoder", "pair", "border"])
 def test_wide_beams_find_the_best_of_all(model, penalty):
     beam = Beam(width=VOCAB**3, penalty=penalty)
     sources = SOURCES if model is PAIR else None
