@@ -3,13 +3,14 @@
 Post-norm with biases; learned positions, whose table has two more rows before the first; a norm on the embeddings of
 each half; one table of tokens for source, target and output. Parameters: base 139,420,416; large 406,291,456. Targets
 begin with the end token. A file may add `final_logits_bias` to the output, which transformers does not train and we do.
+Under heads for classes and for answers, both halves read the text.
 """
 
 from __future__ import annotations
 
 from llmlab.models.decoder import Model
 from llmlab.models.encdec import EncoderDecoder, Reread
-from llmlab.models.heads import Last, Pooled, Transform
+from llmlab.models.heads import Last, Pooled, Tagged, Transform
 from llmlab.names import tensor
 from llmlab.nn.einsum import ZEROS
 from llmlab.nn.embed import Embedding, SharedEmbedding, TiedHead
@@ -58,7 +59,7 @@ def bart_large() -> EncoderDecoder:
 
 def read(settings: Settings) -> Model:
     """The model of a config.json. A classifier reads the last token of a text, which is the end."""
-    settings.refuse_heads("", "lm", "sequence")
+    settings.refuse_heads("", "lm", "sequence", "question")
     biased = settings.head() == "lm" and settings.flag("final_logits_bias", True)
     model = bart(
         settings.count("d_model"),
@@ -70,9 +71,11 @@ def read(settings: Settings) -> Model:
         power=0.5 if settings.flag("scale_embedding", False) else 0.0,
         head=TiedHead(bias=ZEROS if biased else None),
     )
-    if settings.head() != "sequence":
+    if settings.head() in ("", "lm"):
         return model
     trunk = Reread(trunk=model, start=settings.get("decoder_start_token_id", default=2))
+    if settings.head() == "question":
+        return Tagged(trunk=trunk, classes=2)
     return Pooled(trunk=trunk, pooling=Last(), transform=Transform(init=INIT), classes=settings.classes())
 
 
@@ -103,16 +106,24 @@ CLASSIFIER = (
     tensor("classification_head.out_proj.weight", "out.w: J D"),
     tensor("classification_head.out_proj.bias", "out.bias: J"),
 )
+ANSWER = (tensor("qa_outputs.weight", "out.w: J D"), tensor("qa_outputs.bias", "out.bias: J"))
+TAGGED = ("token", "question")  # a head for tokens is one for answers: there is no other
 FAMILY = Family(
     kind="bart",
     read=read,
     write=write,
-    table=names(*ends("encoder", "source_embed"), *ends("decoder", "embed"), sequence=CLASSIFIER),
+    table=names(
+        *ends("encoder", "source_embed"),
+        *ends("decoder", "embed"),
+        sequence=CLASSIFIER,
+        **dict.fromkeys(TAGGED, ANSWER),
+    ),
     prefixes=("model.",),
     ignored=COPIES,
     architecture={
         "lm": "BartForConditionalGeneration",
         "": "BartModel",
         "sequence": "BartForSequenceClassification",
+        **dict.fromkeys(TAGGED, "BartForQuestionAnswering"),
     },
 )

@@ -26,7 +26,7 @@ T5 = {"d_model": 8, "vocab_size": 9, "num_layers": 1, "num_heads": 2, "d_ff": 8}
     [
         (bert, {**BERT, "position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         (bert, {**BERT, "is_decoder": True}, "is_decoder is True, which is not built"),
-        (bart, {**PAIR, "architectures": ["BartForQuestionAnswering"]}, "names BartForQuestionAnswering, whose head"),
+        (bart, {**PAIR, "architectures": ["BartForTokenClassification"]}, "BartForTokenClassification, whose head is"),
         (bart, {**PAIR, "normalize_before": True}, "normalize_before is True"),
         (transformer, {**PAIR, "decoder_vocab_size": 10}, "decoder_vocab_size is not vocab_size"),
         (transformer, {**PAIR, "activation_function": "mish"}, "activation_function is 'mish'; known are gelu"),

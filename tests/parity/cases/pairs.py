@@ -68,6 +68,7 @@ CASES = {
         "BartForSequenceClassification", "BartConfig", {**HALVES, "num_labels": 3}, loss="sequence", greedy=False,
         states=False,
     ),
+    "bart_question": Case("BartForQuestionAnswering", "BartConfig", HALVES, loss=None, greedy=False, states=False),
     "marian": marian(
         soak=False, values={"scale_embedding": True, "activation_function": "relu", "forced_eos_token_id": None}
     ),
