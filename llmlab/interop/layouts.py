@@ -2,7 +2,8 @@
 
 Names of tensors are those of the tables of the `gguf` package, which go from the names of a directory to GGUF's. What
 llama.cpp changes when it converts a checkpoint is undone here: LLaMA's queries and keys lie in pairs, Gemma's norms
-have 1 added, GPT-2's matrices are transposed, BLOOM's queries lie before all keys, Mamba's decays are -exp(A_log).
+have 1 added, GPT-2's matrices are transposed, BLOOM's queries lie before all keys, Mamba's decays are -exp(A_log),
+OpenELM's gates lie apart, BERT has no head.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from llmlab.interop.gguf import Gguf, Unpack
 from llmlab.interop.safetensors import FileError, Stored
+from llmlab.presets.jamba import write_place
 
 EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
@@ -34,6 +36,7 @@ class Undo:
 class Layout:
     """kind: the `model_type`. keys: {key of a config: key of the metadata} beside the common ones. more: gives further
     keys of the config from those and the file. renamed: (pattern, replacement) of names before they are looked up.
+    joined: (pattern, names) of a tensor that lies in parts, by their names in the file.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class Layout:
     more: Callable[[dict, Gguf], dict] = lambda config, given: {}
     undo: tuple[Undo, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    joined: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def halved(heads: str) -> Callable[[np.ndarray, dict], np.ndarray]:
@@ -115,6 +119,50 @@ def gate(config: dict, given: Gguf) -> dict:
     return {"feed_forward_proj": "gated-gelu" if "enc.blk.0.ffn_gate.weight" in given.tensors else "relu"}
 
 
+def grown(config: dict, given: Gguf) -> dict:
+    """What OpenELM's sizes, of which each layer has its own, are in a config."""
+    hidden = given.values["openelm.feed_forward_length"]
+    return {
+        "ffn_multipliers": [size / config["model_dim"] for size in hidden],
+        "ffn_dim_divisor": math.gcd(*hidden),
+        "normalize_qk_projections": "blk.0.attn_q_norm.weight" in given.tensors,
+    }
+
+
+def mixed(config: dict, given: Gguf) -> dict:
+    """Which of Jamba's layers have attention (keys and values say it), which have experts, and the width of Mamba's."""
+    kv = config["num_key_value_heads"]
+    routes = [f"blk.{layer}.ffn_gate_inp.weight" in given.tensors for layer in range(len(kv))]
+    return {
+        "num_key_value_heads": max(kv),
+        "mamba_expand": given.values["jamba.ssm.inner_size"] // config["hidden_size"],
+        **write_place("attn_layer", [heads > 0 for heads in kv]),
+        **(write_place("expert_layer", routes) if any(routes) else {"num_local_experts": 1}),
+    }
+
+
+def vectors(config: dict, given: Gguf) -> dict:
+    """The sizes of BERT's tables, and how its states become a vector: without the pooler, which is not in the file."""
+    kind = given.values.get("bert.pooling_type", 1)
+    if kind not in POOLINGS:
+        raise FileError(f"{given.file}: bert.pooling_type is {kind!r}, a head for ranks, which is not built")
+    tables = {"max_position_embeddings": "position_embd.weight", "type_vocab_size": "token_types.weight"}
+    sizes = {key: given.tensors[own].shape[0] for key, own in tables.items()}
+    return {"architectures": ["BertModel"], "pooling": POOLINGS[kind], **sizes}
+
+
+POOLINGS = {0: "mean", 1: "mean", 2: "first", 3: "last"}  # by bert.pooling_type; 0: none
+BERT = {"layer_norm_eps": "attention.layer_norm_epsilon"}
+OPENELM = {
+    "model_dim": "embedding_length",
+    "num_transformer_layers": "block_count",
+    "num_query_heads": "attention.head_count",
+    "num_kv_heads": "attention.head_count_kv",
+    "rope_freq_constant": "rope.freq_base",
+    "max_context_length": "context_length",
+}
+GATES = (r"^transformer\.layers\.(\d+)\.ffn\.proj_1\.weight$", (r"blk.\1.ffn_gate.weight", r"blk.\1.ffn_up.weight"))
+JAMBA = {"mamba_d_state": "ssm.state_size", "mamba_d_conv": "ssm.conv_kernel", "mamba_dt_rank": "ssm.time_step_rank"}
 GPT2 = {"n_embd": "embedding_length", "n_inner": "feed_forward_length", "n_layer": "block_count"}
 GPT2 |= {"n_head": "attention.head_count", "n_positions": "context_length"}
 EPS = {"layer_norm_epsilon": "attention.layer_norm_rms_epsilon"}
@@ -149,6 +197,9 @@ LAYOUTS = {
     "mamba": Layout("mamba", STATES | {"time_step_rank": "ssm.time_step_rank"}, channels, DECAYS),
     "mamba2": Layout("mamba2", STATES | MAMBA2, channels, (*DECAYS, FLAT), ((r"dt_bias$", "dt_proj.bias"),)),
     "t5": Layout("t5", T5, gate),
+    "bert": Layout("bert", BERT, vectors, renamed=((r"^bert\.", ""),)),
+    "openelm": Layout("openelm", OPENELM, grown, joined=(GATES,)),
+    "jamba": Layout("jamba", JAMBA, mixed, DECAYS, ((r"\.feed_forward\.experts\.", ".mlp.experts."),)),
 }
 IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding", "unk_token_id": "unknown"}
 
@@ -183,7 +234,9 @@ def config_of(given: Gguf) -> dict:
         found.setdefault("num_key_value_heads", found["num_attention_heads"])
     try:
         return found | layout.more(found, given) | scaling_of(given, name)
-    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+    except FileError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise FileError(f"{given.file}: its metadata does not say what {name!r} is: {error!r}") from error
 
 
@@ -215,21 +268,41 @@ def rename(given: Gguf, wanted: list[str], config: dict) -> dict[str, Stored]:
     layout, names = layout_of(given), _tables(given)
     left, found = dict(given.tensors), {}
     for name in wanted:
-        expert, known = EXPERT.search(name), EXPERT.sub(".experts.", name)
-        for pattern, replacement in layout.renamed:
-            known = re.sub(pattern, replacement, known)
-        own = names.get_name(known, (".weight", ".bias"))
-        stored = given.tensors.get(own)
-        if stored is None:
+        expert, owns = EXPERT.search(name), _names(name, layout, names)
+        if not all(own in given.tensors for own in owns):
             continue
-        left.pop(own, None)
-        if expert:
-            stored = _expert(stored, int(expert[1]))
-        for undo in layout.undo:
-            if re.search(undo.pattern, own):
-                stored = _undone(stored, undo, config)
-        found[name] = stored
+        parts = []
+        for own in owns:
+            left.pop(own, None)
+            stored = given.tensors[own]
+            if expert:
+                stored = _expert(stored, int(expert[1]))
+            for undo in layout.undo:
+                if re.search(undo.pattern, own):
+                    stored = _undone(stored, undo, config)
+            parts.append(stored)
+        found[name] = parts[0] if len(parts) == 1 else _joined(parts, owns)
     return found | {name: stored for name, stored in left.items() if not name.startswith("rope_f")}
+
+
+def _names(name: str, layout: Layout, names) -> list[str | None]:
+    """The tensors of the file that hold a tensor of a directory: one, or its parts."""
+    for pattern, parts in layout.joined:
+        if re.search(pattern, name):
+            return [re.sub(pattern, part, name) for part in parts]
+    known = EXPERT.sub(".experts.", name)
+    for pattern, replacement in layout.renamed:
+        known = re.sub(pattern, replacement, known)
+    return [names.get_name(known, (".weight", ".bias"))]
+
+
+def _joined(parts: list[Stored], names: list[str]) -> Stored:
+    """Parts of one shape as one tensor, the rows of one after those of the other."""
+    first, shapes = parts[0], [part.shape for part in parts]
+    if len(set(shapes)) > 1:
+        raise FileError(f"{first.file}: {' and '.join(names)} have the shapes {shapes}; they are equal")
+    whole = lambda: np.concatenate([part.load() for part in parts])
+    return dataclasses.replace(first, shape=(len(parts) * first.shape[0], *first.shape[1:]), load=whole)
 
 
 def _tables(given: Gguf):

@@ -1,12 +1,13 @@
 """What a GGUF file holds beside weights, as the small files of a checkpoint's directory: config and tokenizer.
 
 So whatever reads a directory reads it: the tokenizer, the chat template, the ids that end a text. Byte pairs become a
-tokenizer.json, pieces with scores a SentencePiece model; their types have the same numbers in both.
+tokenizer.json, pieces with scores a SentencePiece model, whose types have the same numbers; BERT's words a vocab.txt.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -44,15 +45,18 @@ def unpack(given: Gguf, folder: Path) -> dict:
     if "tokens" not in values:
         return config
     check(given.file, values)
-    kind, pre = values.get("model"), values.get("pre", "default")
+    kind, pre, told = values.get("model"), values.get("pre", "default"), settings(values)
     if kind == "gpt2" and pre in SPLITS:
         (folder / "tokenizer.json").write_text(json.dumps(byte_pairs(values, pre)))
     elif kind in ("llama", "t5"):
         (folder / "tokenizer.model").write_bytes(sentencepiece(values, unigram=kind == "t5"))
+    elif kind == "bert" and "[UNK]" in values["tokens"]:
+        pieces, told = word_pieces(given.file, values)
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     else:
         warnings.warn(f"{given.file}: the tokenizer {kind!r} with the split {pre!r} is not read", stacklevel=4)
         return config
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings(values)))
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
     return config
 
 
@@ -120,6 +124,24 @@ def sentencepiece(values: dict, unigram: bool) -> bytes:
     rules.precompiled_charsmap = bytes(values.get("precompiled_charsmap", ()))
     rules.name = "nmt_nfkc" if rules.precompiled_charsmap else "identity"
     return proto.SerializeToString()
+
+
+def word_pieces(file: Path, values: dict) -> tuple[list[str], dict]:
+    """The lines of a vocab.txt and the tokenizer_config.json of WordPiece.
+
+    Where a word begins the file has U+2581, and vocab.txt has ## where none does. Where the file does not say
+    whether case counts, it does if a piece has capitals.
+    """
+    whole = [kind == CONTROL or re.fullmatch(r"\[.+\]", token) for token, kind in zip(values["tokens"], types(values))]
+    turned = lambda token: token[1:] if token[:1] == "\u2581" else f"##{token}"
+    pieces = [token if one else turned(token) for token, one in zip(values["tokens"], whole)]
+    broken = [piece for piece in pieces if "\n" in piece or "\r" in piece]
+    if broken:
+        raise FileError(f"{file}: tokenizer.ggml.tokens has {broken[0]!r}, and a piece is no more than a line")
+    capitals = any(piece != piece.lower() for piece, one in zip(pieces, whole) if not one)
+    told = {"tokenizer_class": "BertTokenizer", "do_lower_case": bool(values.get("normalizer.lowercase", not capitals))}
+    accents = values.get("normalizer.strip_accents")
+    return pieces, told if accents is None else told | {"strip_accents": bool(accents)}
 
 
 def settings(values: dict) -> dict:

@@ -16,7 +16,7 @@ from llmlab.mixers.attention import Attention, Bidirectional
 from llmlab.models.block import Block, PostNorm
 from llmlab.models.decoder import Model
 from llmlab.models.encoder import Encoder
-from llmlab.models.heads import First, Pooled, Transform
+from llmlab.models.heads import First, Last, Mean, Pooled, Transform
 from llmlab.names import Table, tensor
 from llmlab.nn.einsum import ZEROS
 from llmlab.nn.embed import Embedding, TiedHead, TransformHead
@@ -27,6 +27,7 @@ from llmlab.nn.stack import repeat
 from llmlab.presets.family import Family, Settings, activation_name, head_settings, headed, trunk_of
 
 INIT = Normal(std=0.02)
+POOLINGS = {"first": First(), "last": Last(), "mean": Mean()}  # in place of the pooler, by a key of ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,7 @@ def pooled(trunk: Encoder) -> Pooled:
 
 def read(settings: Settings) -> Model:
     """The model of a config.json."""
+    settings.refuse("pooling", None, *POOLINGS)
     settings.refuse("position_embedding_type", "absolute", None)
     settings.refuse("is_decoder", False, None)
     settings.refuse("tie_word_embeddings", True, None)
@@ -114,7 +116,8 @@ def read(settings: Settings) -> Model:
     )
     kind = settings.head()
     if kind == "":
-        return pooled(sizes.model(masked=False))
+        model, pooling = pooled(sizes.model(masked=False)), settings.get("pooling")
+        return model if pooling is None else dataclasses.replace(model, pooling=POOLINGS[pooling], transform=None)
     model = headed(settings, sizes.model(masked=kind == "lm"), First(), bias=ZEROS, dense=True)
     return dataclasses.replace(model, dropout=sizes.dropout) if hasattr(model, "classes") else model
 
@@ -123,6 +126,8 @@ def write(model: Model) -> dict:
     """The reverse of `read`."""
     trunk = trunk_of(model)
     block = trunk.stack.segments[0].pattern[0]
+    plain = isinstance(model, Pooled) and model.transform is None and model.classes is None
+    pooling = {kind: name for name, kind in POOLINGS.items()}.get(model.pooling) if plain else None
     return {
         "vocab_size": trunk.vocab,
         "hidden_size": trunk.width,
@@ -135,6 +140,7 @@ def write(model: Model) -> dict:
         "layer_norm_eps": block.norm.eps,
         "hidden_dropout_prob": block.dropout,
         "attention_probs_dropout_prob": block.mixer.dropout,
+        **({} if pooling is None else {"pooling": pooling}),
         **head_settings(model),
     }
 

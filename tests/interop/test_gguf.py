@@ -16,7 +16,7 @@ from llmlab.interop.tokenizers import load_tokenizer
 from llmlab.mesh import Mesh
 from llmlab.models import Decoder
 from llmlab.presets.family import ConfigError
-from tests.interop.tiny import TEXTS, byte_level
+from tests.interop.tiny import TEXTS, byte_level, word_pieces
 
 ONE = Mesh().build(jax.devices()[:1])
 WIDTH, HIDDEN, HEADS, GROUPS, LAYERS, VOCAB = 64, 96, 4, 2, 2, 37
@@ -177,6 +177,36 @@ def test_pieces_with_scores_are_a_sentencepiece_model(tmp_path, llama_model):
     reference = load_tokenizer(tmp_path / "tokenizer.model")
     for text in TEXTS:
         assert encoder.encode(text).tolist() == reference.encode(text).tolist()
+
+
+@pytest.mark.parametrize("cased", [None, "piece", "key"])
+def test_word_pieces_are_a_vocabulary_of_lines(cased, tmp_path):
+    """Case counts where a piece has capitals or where a key says so."""
+    layout = json.loads(word_pieces())
+    pieces = sorted(layout["model"]["vocab"], key=layout["model"]["vocab"].get)
+    pieces += ["Cat"] if cased == "piece" else []
+    marks = {token["content"] for token in layout["added_tokens"]}
+    laid = [one if one in marks else one[2:] if one.startswith("##") else f"\u2581{one}" for one in pieces]
+
+    def vocabulary(writer, tokens=laid):
+        writer.add_tokenizer_model("bert")
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if one in marks else 1 for one in pieces])
+        if cased == "key":
+            writer.add_bool("tokenizer.ggml.normalizer.lowercase", False)
+
+    write(tmp_path / "a.gguf", vocabulary=vocabulary)
+    encoder = load_tokenizer(tmp_path / "a.gguf")
+    layout["model"]["vocab"] = {piece: id for id, piece in enumerate(pieces)}
+    layout["normalizer"]["lowercase"] = cased is None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(layout))
+    reference = load_tokenizer(tmp_path / "tokenizer.json")
+    for text in (*TEXTS, "The Cat sat: Émile"):
+        assert encoder.encode(text, special=True).tolist() == reference.encode(text, special=True).tolist()
+        assert encoder.decode(encoder.encode(text)) == reference.decode(reference.encode(text))
+    write(tmp_path / "a.gguf", vocabulary=lambda writer: vocabulary(writer, [*laid[:-1], "a\nb"]))
+    with pytest.raises(FileError, match=r"tokens has '##a\\nb', and a piece is no more than a line"):
+        open_checkpoint(tmp_path / "a.gguf")
 
 
 def lacks(name):

@@ -3,6 +3,7 @@
 The directories are those of tests/parity; what the converter changes and says is in conversion/*.py of llama.cpp.
 """
 
+import itertools
 import json
 import re
 import warnings
@@ -14,9 +15,13 @@ import pytest
 
 import llmlab
 from llmlab.interop.checkpoint import open_checkpoint
+from llmlab.interop.gguf import read_gguf
+from llmlab.interop.layouts import config_of, rename
 from llmlab.interop.safetensors import FileError, read_directory, write_directory
 from llmlab.mesh import Mesh
+from llmlab.models.heads import First, Last, Mean
 from tests.parity.test_parity import DATA, write
+from tests.presets import test_openelm as openelm_files
 
 ONE = Mesh().build(jax.devices()[:1])
 COMMON = {
@@ -40,6 +45,13 @@ T5 = {"d_model": "embedding_length", "d_ff": "feed_forward_length", "num_layers"
       "relative_attention_num_buckets": "attention.relative_buckets_count",
       "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
       "decoder_start_token_id": "decoder_start_token_id"}  # fmt: skip
+
+BERT = COMMON | {"layer_norm_eps": "attention.layer_norm_epsilon"}
+OPENELM = {"model_dim": "embedding_length", "num_transformer_layers": "block_count", "head_dim": "attention.key_length",
+           "num_query_heads": "attention.head_count", "num_kv_heads": "attention.head_count_kv"}  # fmt: skip
+JAMBA = COMMON | {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count",
+                  "mamba_d_state": "ssm.state_size", "mamba_d_conv": "ssm.conv_kernel",
+                  "mamba_dt_rank": "ssm.time_step_rank"}  # fmt: skip
 
 
 def rope(config: dict, kind: str = "full_attention") -> dict:
@@ -90,6 +102,19 @@ def states(config):
     return {"ssm.inner_size": inner, "ssm.time_step_rank": rank, "context_length": 1 << 20, **groups}
 
 
+def openelm(config):
+    hidden = list(openelm_files.HIDDEN)
+    return {"feed_forward_length": hidden, "rope.freq_base": float(config["rope_freq_constant"]), "context_length": 64,
+            "rope.dimension_count": config["head_dim"], "attention.layer_norm_rms_epsilon": 1e-6}  # fmt: skip
+
+
+def jamba(config):
+    period, offset = config["attn_layer_period"], config["attn_layer_offset"]
+    attends = [layer % period == offset for layer in range(config["num_hidden_layers"])]
+    kv = [config["num_key_value_heads"] * one for one in attends]
+    return {"attention.head_count_kv": kv, "ssm.inner_size": 2 * config["hidden_size"]}
+
+
 CASES = {  # name of a case of parity: (architecture, keys that are copied, others)
     "mixtral": ("llama", COMMON, llama),
     "gemma": ("gemma", COMMON | HEAD, nothing),
@@ -104,6 +129,10 @@ CASES = {  # name of a case of parity: (architecture, keys that are copied, othe
     "mamba2": ("mamba2", STATES, states),
     "t5": ("t5", T5, nothing),
     "t5_gated": ("t5", T5, nothing),
+    "bert_pooled": ("bert", BERT, nothing),
+    "openelm": ("openelm", OPENELM, openelm),
+    "jamba": ("jamba", JAMBA, jamba),
+    "jamba_four": ("jamba", JAMBA, jamba),
 }
 UNSAID = {  # what a file cannot say is what llama.cpp takes for it
     "gemma2": {"query_pre_attn_scalar": 12},
@@ -114,17 +143,19 @@ UNSAID = {  # what a file cannot say is what llama.cpp takes for it
 
 def directory(folder, name: str, arch: str):
     """The directory of a case of parity, with a config that GGUF can say; deeper where the config is."""
+    if name == "openelm":  # transformers has none
+        return openelm_files.write(folder, openelm_files.tensors()), openelm_files.CONFIG
     reference = np.load(DATA / f"{name}.npz")
     config, shapes = json.loads(str(reference["config"])) | UNSAID.get(arch, {}), json.loads(str(reference["shapes"]))
     first = {key: shape for key, shape in shapes.items() if ".layers.0." in key}
-    for layer in range(config.get("num_hidden_layers", 0)):
+    for layer in range(UNSAID.get(arch, {}).get("num_hidden_layers", 0)):
         shapes |= {key.replace(".0.", f".{layer}."): shape for key, shape in first.items()}
     folder.mkdir()
     return write(folder, name, {"config": json.dumps(config), "shapes": json.dumps(shapes)}), config
 
 
-def converted(name: str, array: np.ndarray, arch: str, config: dict) -> tuple[str, np.ndarray]:
-    """A tensor as the converter names and changes it before it looks its name up."""
+def converted(name: str, array: np.ndarray, arch: str, config: dict) -> dict[str, np.ndarray]:
+    """A tensor as the converter names and changes it before it looks its name up, or what it writes in its place."""
     end = name.split(".", 3)[-1]
     if arch == "llama" and re.search(r"[qk]_proj\.(weight|bias)$", name):
         heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
@@ -137,13 +168,19 @@ def converted(name: str, array: np.ndarray, arch: str, config: dict) -> tuple[st
         name = name.removeprefix("transformer.")
         if "query_key_value" in name:
             array = array.reshape(config["n_head"], 3, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
-    elif arch.startswith("mamba"):
-        array = -np.exp(array) if end == "mixer.A_log" else array.squeeze() if end == "mixer.conv1d.weight" else array
+    elif arch == "bert" and name.startswith("pooler."):
+        return {}
+    elif arch == "openelm" and end == "ffn.proj_1.weight":
+        layer = name.split(".")[2]
+        return {f"blk.{layer}.ffn_{part}.weight": half for part, half in zip(("gate", "up"), np.split(array, 2))}
+    elif arch.startswith("mamba") or arch == "jamba":
+        name = name.replace("feed_forward.experts.", "mlp.experts.")
+        array = -np.exp(array) if end.endswith("A_log") else array.squeeze() if "conv1d.weight" in end else array
         if arch == "mamba2":
             name = name.replace("mixer.dt_bias", "mixer.dt_proj.bias")
             array = array[:, None] if end in ("mixer.A_log", "mixer.D") else array
             array = array.reshape(config["n_groups"], -1) if end == "mixer.norm.weight" else array
-    return name, np.ascontiguousarray(array)
+    return {name: np.ascontiguousarray(array)}
 
 
 def merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,7 +194,8 @@ def merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def write_gguf(file, folder, arch: str, config: dict, numbers: dict, kind: gguf.GGMLQuantizationType) -> None:
     writer = gguf.GGUFWriter(file, arch)
     for key, value in numbers.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32}.get(type(value), writer.add_float32)
+        add = {bool: writer.add_bool, int: writer.add_uint32, list: writer.add_array}
+        add = add.get(type(value), writer.add_float32)
         add(f"{arch}.{key}", value)
     told = config.get("rope_parameters", {})
     told = told.get("full_attention", told)
@@ -166,8 +204,9 @@ def write_gguf(file, folder, arch: str, config: dict, numbers: dict, kind: gguf.
         writer.add_rope_scaling_factor(told["factor"])
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     table = gguf.get_tensor_name_map(number, 8)
-    tensors = dict(converted(name, one.load(), arch, config) for name, one in read_directory(folder).items())
-    tensors = {table.get_name(name, (".weight", ".bias")): array for name, array in merged(tensors).items()}
+    tensors = [converted(name, one.load(), arch, config).items() for name, one in read_directory(folder).items()]
+    tensors = merged(dict(itertools.chain.from_iterable(tensors)))
+    tensors = {table.get_name(name, (".weight", ".bias")) or name: array for name, array in tensors.items()}
     tensors |= {f"rope_factors_{end}.weight": np.float32(told[f"{end}_factor"])
                 for end in ("long", "short") if told.get("rope_type") == "longrope"}  # fmt: skip
     for name, array in tensors.items():
@@ -195,9 +234,49 @@ def test_a_file_gives_what_its_directory_gives(name, kind, tmp_path):
     write_gguf(tmp_path / "a.gguf", folder, arch, config, numbers, kind)
     with warnings.catch_warnings(action="error", category=UserWarning):  # every tensor has its place
         found = llmlab.from_pretrained(tmp_path / "a.gguf", mesh=ONE)
-    wanted, ids = llmlab.from_pretrained(folder, mesh=ONE), np.arange(3, 27).reshape(2, 12)
-    given = (ids, ids[:, :5]) if arch == "t5" else (ids,)
-    np.testing.assert_allclose(found(*given), wanted(*given), atol=2e-5, rtol=0)
+    found, wanted = (computed(model, arch) for model in (found, llmlab.from_pretrained(folder, mesh=ONE)))
+    np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=0)
+
+
+def computed(model, arch: str):
+    """Logits, or the last hidden states where the file has no head."""
+    ids = np.arange(3, 27).reshape(2, 12)
+    if arch == "bert":
+        return model(ids, token_types=ids % 3, hidden_states=True)[1][-1]
+    return model(ids, ids[:, :5]) if arch == "t5" else model(ids)
+
+
+@pytest.mark.parametrize("number, pooling", [(None, Mean()), (2, First()), (3, Last())])
+def test_vectors_of_bert_are_pooled_as_the_file_says(number, pooling, tmp_path):
+    folder, config = directory(tmp_path / "hf", "bert_pooled", "bert")
+    numbers = {own: config[key] for key, own in BERT.items() if config.get(key) is not None}
+    numbers |= {} if number is None else {"pooling_type": number}
+    write_gguf(tmp_path / "a.gguf", folder, "bert", config, numbers, gguf.GGMLQuantizationType.F32)
+    model, ids = llmlab.from_pretrained(tmp_path / "a.gguf", mesh=ONE), np.arange(3, 15).reshape(2, 6)
+    states_BLD = np.asarray(model.hidden(ids))
+    assert model.config.pooling == pooling
+    np.testing.assert_allclose(model(ids), pooling(states_BLD, np.ones((2, 6), bool)), atol=1e-6)
+    llmlab.save_pretrained(model, tmp_path / "saved")
+    again = llmlab.from_pretrained(tmp_path / "saved", mesh=ONE)
+    assert again.config == model.config
+    np.testing.assert_array_equal(again(ids), model(ids))
+    numbers["pooling_type"] = 4
+    write_gguf(tmp_path / "a.gguf", folder, "bert", config, numbers, gguf.GGMLQuantizationType.F32)
+    with pytest.raises(FileError, match="bert.pooling_type is 4, a head for ranks, which is not built"):
+        open_checkpoint(tmp_path / "a.gguf")
+
+
+def test_halves_of_another_shape_are_refused(tmp_path):
+    folder, config = directory(tmp_path / "hf", "openelm", "openelm")
+    numbers = {own: config[key] for key, own in OPENELM.items()} | openelm(config)
+    write_gguf(tmp_path / "a.gguf", folder, "openelm", config, numbers, gguf.GGMLQuantizationType.F32)
+    given = read_gguf(tmp_path / "a.gguf")
+    given.tensors["blk.1.ffn_up.weight"] = given.tensors["blk.0.ffn_up.weight"]
+    with pytest.raises(FileError, match=r"blk.1.ffn_up.weight have the shapes \[\(32, 24\), \(12, 24\)"):
+        rename(given, ["transformer.layers.1.ffn.proj_1.weight"], config_of(given))
+    given.values["openelm.feed_forward_length"] = 12
+    with pytest.raises(FileError, match="its metadata does not say what 'openelm' is: TypeError"):
+        config_of(given)
 
 
 def test_falcon_mamba_is_refused(tmp_path):
