@@ -2,8 +2,9 @@
 
     python benchmarks/decode_real_cpu.py DIR --torch-python PYTHON_WITH_TORCH
 
-DIR: a checkpoint that both open, such as SmolLM2-135M. float32, prompts of 32 random tokens, 128 new ones, batch 1 and
-8. Each peer is a process of its own that generates when told; rounds alternate between llmlab and transformers with
+DIR: a checkpoint that both open, such as SmolLM2-135M. In float32, or --dtype bfloat16 for activations of both and for
+weights of transformers (llmlab keeps those that the file has in it); prompts of 32 random tokens, 128 new ones, batch 1
+and 8. Each peer is a process of its own that generates when told; rounds alternate between llmlab and transformers with
 sdpa and with eager attention, on the same cores, and the ratio is to the faster of the two. Of a busy machine the ratio
 of CPU seconds is the steadier one: pin all to one core (`taskset -c 0`), for OpenMP's threads spin while they wait.
 Time to the first token is from the call to its id on the host. `same` is how many of all new tokens are those of
@@ -24,13 +25,13 @@ from pathlib import Path
 PROMPT, NEW = 32, 128
 
 
-def llmlab_run(directory: str):
+def llmlab_run(directory: str, dtype: str):
     import numpy as np
 
     import llmlab
     from llmlab.generate import Sampling
 
-    model = llmlab.from_pretrained(directory, dtype="float32")
+    model = llmlab.from_pretrained(directory, dtype=dtype)
 
     def run(prompts: list[list[int]]):
         began, cpu = time.perf_counter(), time.process_time()
@@ -44,13 +45,13 @@ def llmlab_run(directory: str):
     return run
 
 
-def torch_run(directory: str, attention: str):
+def torch_run(directory: str, dtype: str, attention: str):
     import torch
     import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     load = transformers.AutoModelForCausalLM.from_pretrained
-    model = load(directory, dtype=torch.float32, attn_implementation=attention).eval()
+    model = load(directory, dtype=getattr(torch, dtype), attn_implementation=attention).eval()
     options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
     def run(prompts: list[list[int]]):
@@ -66,19 +67,19 @@ def torch_run(directory: str, attention: str):
     return run
 
 
-def work(peer: str, directory: str) -> None:
+def work(peer: str, directory: str, dtype: str) -> None:
     """Generates for each line of standard input, which holds the prompts; answers with seconds and tokens."""
-    run = llmlab_run(directory) if peer == "llmlab" else torch_run(directory, peer)
+    run = llmlab_run(directory, dtype) if peer == "llmlab" else torch_run(directory, dtype, peer)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 
 
-def start(python: str, peer: str, directory: str) -> subprocess.Popen:
+def start(python: str, peer: str, directory: str, dtype: str) -> subprocess.Popen:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if peer == "llmlab":
         environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # as the command sets it
-    command = [python, __file__, directory, "--worker", peer]
+    command = [python, __file__, directory, "--dtype", dtype, "--worker", peer]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -124,15 +125,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--torch-python", default=None, help="a Python that has torch and transformers")
     parser.add_argument("--attention", nargs="+", default=["sdpa", "eager"], help="of transformers")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.directory)
+        work(options.worker, options.directory, options.dtype)
         return
-    workers = {"llmlab": start(sys.executable, "llmlab", options.directory)}
+    workers = {"llmlab": start(sys.executable, "llmlab", options.directory, options.dtype)}
     for peer in options.attention if options.torch_python else ():
-        workers[peer] = start(options.torch_python, peer, options.directory)
+        workers[peer] = start(options.torch_python, peer, options.directory, options.dtype)
     for name, worker in workers.items():
         while (line := worker.stdout.readline()).strip() != "ready":
             if not line:

@@ -45,14 +45,14 @@ def from_pretrained(
     mesh: Mesh | jax.sharding.Mesh = Mesh(),
     rules: Rules = axes.every(),
     dtype: str = "auto",
-    stored: str = "float32",
+    stored: str = "auto",
 ) -> Pretrained:
     """The model of a checkpoint (a directory with config.json and safetensors, or a GGUF file) or of a run of llmlab,
     with its weights.
 
     mesh, rules: where the weights go. dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
-    stored: the type of the weights in memory. Raises an error that names the file and the tensor when the checkpoint is
-    not whole; nothing that is pickled or is code is ever loaded.
+    stored: of weights; "auto" is float32, but for matrices that the file holds in the activations' type. Raises an
+    error that names file and tensor when the checkpoint is not whole; nothing that is pickled or is code is loaded.
     """
     directory, grid = Path(directory), mesh.build() if isinstance(mesh, Mesh) else mesh
     rules = rules.relaxed("BLM")
@@ -66,7 +66,8 @@ def from_pretrained(
         return kind_of(experiment.model)(experiment.model, state["params"], state["stats"], place, experiment)
     checkpoint = open_checkpoint(directory)
     place = Place(grid, rules, precision(dtype, grid), checkpoint.directory)
-    return kind_of(checkpoint.model)(checkpoint.model, checkpoint.params(grid, rules, stored), {}, place, checkpoint)
+    params = checkpoint.params(grid, rules, *(("float32", place.dtype) if stored == "auto" else (stored, stored)))
+    return kind_of(checkpoint.model)(checkpoint.model, params, {}, place, checkpoint)
 
 
 def save_pretrained(model: Pretrained, directory: str | Path, dtype: str = "float32") -> list[Path]:

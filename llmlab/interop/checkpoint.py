@@ -59,10 +59,18 @@ class Checkpoint:
         """The kind of its head, as `Settings.head` tells it."""
         return Settings(self.settings).head()
 
-    def params(self, mesh: jax.sharding.Mesh, rules: Rules, dtype: str = "float32", model: Model | None = None) -> dict:
+    def params(
+        self,
+        mesh: jax.sharding.Mesh,
+        rules: Rules,
+        dtype: str = "float32",
+        matrices: str = "float32",
+        model: Model | None = None,
+    ) -> dict:
         """The parameters, read tensor by tensor onto the mesh.
 
-        model: one with the same parameters (other dropout or layout) to read them for; that of the config by default.
+        dtype, matrices: see `weights.read`. model: one with the same parameters (other dropout or layout) to read them
+        for; that of the config by default.
         Raises FileError for a missing or damaged tensor and for one of another shape.
         """
         table, bound = names_of(self.family, model or self.model, self.head)
@@ -72,7 +80,7 @@ class Checkpoint:
         if not any(path[0] == "head" for path in table):  # what a file of tied weights may hold once more
             ignored += (r"(^|\.)lm_head\.weight$",)
         found = weights.match(bound, stored, self.family.prefixes, ignored, str(self.source))
-        arrays = weights.read(bound, found, table, shardings, dtype)
+        arrays = weights.read(bound, found, table, shardings, dtype, matrices)
         return nest({_full(path, model or self.model): array for path, array in arrays.items()})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from llmlab import names
-from llmlab.interop.safetensors import FileError, Make, Stored
+from llmlab.interop.safetensors import DTYPES, FileError, Make, Stored
 from llmlab.names import Bound
 from llmlab.nn.module import Spec
 
@@ -50,9 +50,17 @@ def match(bound: list[Bound], stored: dict[str, Stored], prefixes: Iterable[str]
     return {name: stored[found] for name, found in wanted.items()}
 
 
-def read(bound: list[Bound], found: dict[str, Stored], specs: Specs, shardings: dict[Path, NamedSharding], dtype: str):
+def read(
+    bound: list[Bound],
+    found: dict[str, Stored],
+    specs: Specs,
+    shardings: dict[Path, NamedSharding],
+    dtype: str = "float32",
+    matrices: str = "float32",
+) -> dict[Path, jax.Array]:
     """{path: array} of the parameters, each on the devices of its sharding. Host memory holds two of them at a time.
 
+    dtype: of the arrays. matrices: that of matrices whose tensors all have it in the file, so that nothing is lost.
     Threads copy each tensor to its place in memory that jax takes over; while one parameter is ended the next is begun.
     Raises FileError for a tensor of another shape, and for one that holds NaN or infinite values.
     """
@@ -71,7 +79,9 @@ def read(bound: list[Bound], found: dict[str, Stored], specs: Specs, shardings: 
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for path, spec in specs.items():
-            buffers = _buffers(spec, shardings[path], np.dtype(dtype))
+            held = {DTYPES.get(found[one.name].dtype) for one, _ in parts[path]}
+            kept = matrices if spec.inputs and held == {np.dtype(matrices)} else dtype
+            buffers = _buffers(spec, shardings[path], np.dtype(kept))
             work = [pool.submit(_fill, buffers, one, number, found[one.name], specs) for one, number in parts[path]]
             begun.append((path, buffers, work))
             if len(begun) > 1:

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 from llmlab.cost import visible_pairs
-from llmlab.kernels.matmul import add_bias
+from llmlab.kernels.matmul import add_bias, batched
 from llmlab.kernels.receipt import note
 from llmlab.kernels.splash import refusal, splash
 
@@ -207,7 +207,7 @@ def _scores(q_BLHK, k_BMGK, scale, softcap, bias_BHLM, visible_BLM):
     if length == 1:  # of a cache that holds each head's keys together: read where they lie
         scores_BGJLM = _dot("BGJK,BGMK->BGJM", q_BLGJK[:, 0], jnp.swapaxes(k_BMGK, 1, 2))[:, :, :, None] * scale
     else:
-        scores_BGJLM = _dot("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK) * scale
+        scores_BGJLM = batched("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK) * scale
     if softcap is not None:
         scores_BGJLM = softcap * jnp.tanh(scores_BGJLM / softcap)
     if bias_BHLM is not None:
@@ -236,7 +236,7 @@ def _mix(scores_BGJLM, v_BMGK, sink_H, dropout):
     if length == 1:
         y_BLGJK = _dot("BGJM,BGMK->BGJK", probs_BGJLM[:, :, :, 0], jnp.swapaxes(v_BMGK, 1, 2))[:, None]
     else:
-        y_BLGJK = _dot("BGJLM,BMGK->BLGJK", probs_BGJLM, v_BMGK)
+        y_BLGJK = batched("BGJLM,BMGK->BLGJK", probs_BGJLM, v_BMGK)
     return y_BLGJK.reshape(batch, length, groups * share, -1).astype(v_BMGK.dtype)
 
 

@@ -18,8 +18,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llmlab.axes import Dims, platform, shard
+from llmlab.axes import Dims, shard
 from llmlab.cost import Shape
+from llmlab.kernels.matmul import batched
 from llmlab.kernels.receipt import note
 
 EXACT = jax.lax.Precision.HIGHEST  # of products whose errors would add up over a chunk
@@ -138,22 +139,16 @@ def _decays(log_BHQ, starts_BQ) -> Decays:
     )
 
 
-def _product(spec: str, a, b):
-    """An einsum of two arrays in the first one's dtype, summed in float32."""
-    dtype = jnp.float32 if platform() == "cpu" else a.dtype  # XLA's CPU backend lacks some batched products of bf16
-    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
-
-
 def _by_head(state_BHSK, q, k, v, decay, starts):
     """One chunk of linear attention with a decay for each head."""
     split = lambda a: a.reshape(a.shape[0], q.shape[1], -1, *a.shape[2:])  # H into G and J
     found = _decays(decay, starts)
-    scores_BG1Qq = _product("BGQS,BGqS->BGQq", q, k)[:, :, None]
+    scores_BG1Qq = batched("BGQS,BGqS->BGQq", q, k)[:, :, None]
     weights_BGJQq = (split(found.between_BHQq) * scores_BG1Qq).astype(v.dtype)
-    y_BGJQK = _product("BGJQq,BGJqK->BGJQK", weights_BGJQq, split(v))
-    y_BGJQK += _product("BGQS,BGJSK->BGJQK", q, split(state_BHSK)) * split(found.before_BHQ)[..., None]
+    y_BGJQK = batched("BGJQq,BGJqK->BGJQK", weights_BGJQq, split(v))
+    y_BGJQK += batched("BGQS,BGJSK->BGJQK", q, split(state_BHSK)) * split(found.before_BHQ)[..., None]
     kept_BGJQK = split((v * found.after_BHQ[..., None]).astype(v.dtype))
-    new_BGJSK = _product("BGQS,BGJQK->BGJSK", k, kept_BGJQK)
+    new_BGJSK = batched("BGQS,BGJQK->BGJSK", k, kept_BGJQK)
     state_BHSK = found.whole_BH[..., None, None] * state_BHSK + new_BGJSK.reshape(state_BHSK.shape)
     return state_BHSK, y_BGJQK.reshape(v.shape).astype(v.dtype)
 
@@ -166,23 +161,23 @@ def _by_channel(state_BHSK, q, k, v, decay, starts):
     q_BHSQ, k_BHSQ, decay_BHSQ = (jnp.swapaxes(a.astype(jnp.float32), 2, 3) for a in (q, k, decay))
     found = _decays(decay_BHSQ, starts)
     weights_BHQq = (q_BHSQ[..., :, None] * k_BHSQ[..., None, :] * found.between_BHQq).sum(2)
-    y_BHQK = _product("BHQq,BHqK->BHQK", weights_BHQq.astype(v.dtype), v)
-    y_BHQK += _product("BHSQ,BHSK->BHQK", (q_BHSQ * found.before_BHQ).astype(q.dtype), state_BHSK)
-    new_BHSK = _product("BHSQ,BHQK->BHSK", (k_BHSQ * found.after_BHQ).astype(k.dtype), v)
+    y_BHQK = batched("BHQq,BHqK->BHQK", weights_BHQq.astype(v.dtype), v)
+    y_BHQK += batched("BHSQ,BHSK->BHQK", (q_BHSQ * found.before_BHQ).astype(q.dtype), state_BHSK)
+    new_BHSK = batched("BHSQ,BHQK->BHSK", (k_BHSQ * found.after_BHQ).astype(k.dtype), v)
     return found.whole_BH[..., None] * state_BHSK + new_BHSK, y_BHQK.astype(v.dtype)
 
 
 def _delta(state_BHSK, q, k, v, beta, decay, starts):
     """One chunk of the delta rule: u = (1 + beta tril(k k, -1))^-1 beta (v - k S), and then as linear attention."""
     found = _decays(decay, starts)
-    overlap_BHQq = _product("BHQS,BHqS->BHQq", k, k) * found.between_BHQq * beta[..., None]
-    known_BHQK = _product("BHQS,BHSK->BHQK", k, state_BHSK) * found.before_BHQ[..., None]
+    overlap_BHQq = batched("BHQS,BHqS->BHQq", k, k) * found.between_BHQq * beta[..., None]
+    known_BHQK = batched("BHQS,BHSK->BHQK", k, state_BHSK) * found.before_BHQ[..., None]
     right_BHQK = (v - known_BHQK) * beta[..., None]
     u_BHQK = jnp.einsum("BHQq,BHqK->BHQK", _inverse(overlap_BHQq), right_BHQK, precision=EXACT)
-    weights_BHQq = _product("BHQS,BHqS->BHQq", q, k) * found.between_BHQq
-    y_BHQK = _product("BHQq,BHqK->BHQK", weights_BHQq.astype(v.dtype), u_BHQK)
-    y_BHQK += _product("BHQS,BHSK->BHQK", q, state_BHSK) * found.before_BHQ[..., None]
-    new_BHSK = _product("BHQS,BHQK->BHSK", k, u_BHQK * found.after_BHQ[..., None])
+    weights_BHQq = batched("BHQS,BHqS->BHQq", q, k) * found.between_BHQq
+    y_BHQK = batched("BHQq,BHqK->BHQK", weights_BHQq.astype(v.dtype), u_BHQK)
+    y_BHQK += batched("BHQS,BHSK->BHQK", q, state_BHSK) * found.before_BHQ[..., None]
+    new_BHSK = batched("BHQS,BHQK->BHSK", k, u_BHQK * found.after_BHQ[..., None])
     return found.whole_BH[..., None, None] * state_BHSK + new_BHSK, y_BHQK.astype(v.dtype)
 
 

@@ -14,6 +14,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 
+FEW = 4  # rows: XLA's CPU backend multiplies fewer than two in bfloat16 five times as slowly as four
+
 
 def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """einsum of an activation and a weight, accumulated in float32, in the activation's dtype."""
@@ -55,7 +57,25 @@ _product.defvjp(_forward, _backward)
 
 def _dot(a, b, axis_a: int, axis_b: int):
     """2-D product over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
-    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+    missing = FEW - a.shape[0] if axis_a and a.dtype == jnp.bfloat16 and axes.platform() == "cpu" else 0
+    filled = jnp.pad(a, ((0, missing), (0, 0))) if missing > 0 else a
+    y = jax.lax.dot_general(filled, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+    return y[: a.shape[0]] if missing > 0 else y
+
+
+def scores(x_BLD: jax.Array, w_VD: jax.Array) -> jax.Array:
+    """x times each row of a table, BLV in float32."""
+    w_VD = w_VD.astype(x_BLD.dtype)
+    if not flattens():
+        return jnp.einsum("BLD,VD->BLV", x_BLD, w_VD, preferred_element_type=jnp.float32)
+    return _dot(x_BLD.reshape(-1, x_BLD.shape[2]), w_VD, 1, 1).reshape(*x_BLD.shape[:2], -1)
+
+
+def batched(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum of two activations, summed in float32; on CPU in float32, as XLA lacks some of bfloat16 there."""
+    if axes.platform() == "cpu":
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:

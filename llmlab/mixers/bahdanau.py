@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape, total
+from llmlab.kernels.matmul import batched
 from llmlab.kernels.recurrence import Loop, recur
 from llmlab.mixers.recurrent import Orthogonal, ends, visible
 from llmlab.nn.einsum import ZEROS, Einsum, parameter
@@ -151,7 +152,7 @@ def attend(s_BC, fresh_BC, marks, shared, affine):
     score_BM = jnp.einsum("BMC,BC->BM", hidden_BMC, v_BC)
     # Where nothing is seen, the mean is 0 rather than that of another document.
     weight_BM = jnp.where(visible_BM, jax.nn.softmax(jnp.where(visible_BM, score_BM, -1e30), axis=-1), 0)
-    c_BD = jnp.einsum("BM,BMD->BD", weight_BM.astype(memory_BMD.dtype), memory_BMD, preferred_element_type=jnp.float32)
+    c_BD = batched("BM,BMD->BD", weight_BM.astype(memory_BMD.dtype), memory_BMD)
     read_r_BC, read_z_BC, read_n_BC = jnp.unstack(affine(1, c_BD), axis=1)
     n_BC = jnp.tanh(read_n_BC + affine(2, jax.nn.sigmoid(r_BC + read_r_BC) * s_BC))
     new_BC = shard(s_BC + jax.nn.sigmoid(z_BC + read_z_BC) * (n_BC - s_BC), "BC")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from llmlab.axes import platform
+
 LETTERS = {"order": "BM", "used": ""}  # of what `empty` adds to the arrays
 
 
@@ -20,6 +22,15 @@ def empty(arrays: dict[str, tuple[int, ...]], batch: int, slots: int, dtype) -> 
         "order": jnp.full((batch, slots), -1, jnp.int32),
         "used": jnp.zeros((), jnp.int32),
     }
+
+
+def _write(old, a, start, axis: int):
+    """`a` from `start` on, in `old`. XLA's CPU backend makes a whole array of bfloat16 anew for it, of bits not."""
+    if old.dtype != jnp.bfloat16 or platform() != "cpu":
+        return jax.lax.dynamic_update_slice_in_dim(old, a, start, axis)
+    bits = lambda a: jax.lax.bitcast_convert_type(a, jnp.uint16)
+    written = jax.lax.dynamic_update_slice_in_dim(bits(old), bits(a), start, axis)
+    return jax.lax.bitcast_convert_type(written, jnp.bfloat16)
 
 
 def write(
@@ -39,7 +50,7 @@ def write(
     new = {name: a.astype(state[name].dtype) for name, a in new.items()} | {"order": positions_BL}
     if length == 1 or not ring:  # one piece: written in place
         start = state["used"] % slots
-        put = lambda old, a, axis: jax.lax.dynamic_update_slice_in_dim(old, a, start, axis)
+        put = lambda old, a, axis: _write(old, a, start, axis)
     else:
         place = (state["used"] + jnp.arange(length))[-slots:] % slots
         last = lambda a, axis: jax.lax.slice_in_dim(a, max(0, length - slots), length, axis=axis)

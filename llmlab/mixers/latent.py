@@ -19,6 +19,7 @@ from llmlab.axes import Dims, shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape, total
 from llmlab.kernels.attention import Added, Mask, attend, pairs
+from llmlab.kernels.matmul import batched
 from llmlab.mixers import cache
 from llmlab.mixers.attention import Causal, View
 from llmlab.mixers.heads import project
@@ -132,10 +133,10 @@ class LatentAttentionLayer(Module):
     def read_absorbed(self, queries, latent_BMR, turned_BMK, mask: Mask, ctx: Context) -> jax.Array:
         """The same with one key/value head: the latent itself."""
         weight = lambda part: shard(part.w[...].astype(latent_BMR.dtype), "RHK")
-        latent_BLHR = jnp.einsum("BLHK,RHK->BLHR", queries[0], weight(self.k))
+        latent_BLHR = batched("BLHK,RHK->BLHR", queries[0], weight(self.k)).astype(latent_BMR.dtype)
         k_BM1K = jnp.concatenate([latent_BMR, turned_BMK], -1)[:, :, None]
         y_BLHR = self.attend((latent_BLHR, queries[1]), k_BM1K, latent_BMR[:, :, None], mask, ctx)
-        return jnp.einsum("BLHR,RHK->BLHK", y_BLHR, weight(self.v))
+        return batched("BLHR,RHK->BLHK", y_BLHR, weight(self.v)).astype(y_BLHR.dtype)
 
     def attend(self, queries, k_BMGK, v_BMGK, mask: Mask, ctx: Context) -> jax.Array:
         scale = self.cfg.scale or (self.cfg.head_size + self.cfg.turned_size) ** -0.5

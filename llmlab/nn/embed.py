@@ -10,6 +10,7 @@ from llmlab.config import config
 from llmlab.cost import Cost, Shape
 from llmlab.kernels.cross_entropy import Form, cross_entropy, finish
 from llmlab.kernels.lookup import look_up
+from llmlab.kernels.matmul import scores
 from llmlab.nn.activation import Activation, activate
 from llmlab.nn.einsum import ZEROS, Einsum, parameter
 from llmlab.nn.init import Init, Normal
@@ -129,8 +130,7 @@ class HeadLayer(Module):
     def logits(self, x_BLD, embedding: EmbeddingLayer) -> jax.Array:
         """Logits over the real vocabulary, in float32: for a few positions, as in decoding."""
         w_VD, bias_V = self.weights(embedding)
-        raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
-        return finish(raw_BLV, bias_V, self.form)[..., : self.form.vocab]
+        return finish(scores(x_BLD, w_VD), bias_V, self.form)[..., : self.form.vocab]
 
     def weights(self, embedding: EmbeddingLayer):
         table, bias_V = self.read(embedding), self.bias

@@ -1,8 +1,10 @@
 """Checkpoint directories: what is wrong is told by tensor and key; sharded loading gives what one device has."""
 
 import json
+from functools import partial
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -159,3 +161,14 @@ def test_a_sharded_load_is_that_of_one_device(tmp_path):
     assert len(gate.addressable_shards) == 8 and gate.addressable_shards[0].data.size == gate.size // 8
     tokens = np.arange(16).reshape(2, 8)
     np.testing.assert_allclose(many(tokens), one(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_stay_in_half_precision_where_nothing_is_lost(tmp_path):
+    save(tmp_path, dtype=np.dtype(ml_dtypes.bfloat16))
+    load = partial(llmlab.from_pretrained, tmp_path, mesh=ONE)
+    kept, wide = load(dtype="bfloat16"), load(dtype="bfloat16", stored="float32")
+    types = {str(array.dtype) for array in jax.tree.leaves(kept.params)}
+    assert types == {"bfloat16", "float32"}  # matrices, and the scales of norms
+    assert {str(array.dtype) for array in jax.tree.leaves((wide.params, load(dtype="float32").params))} == {"float32"}
+    tokens_BL = np.arange(8)[None]
+    np.testing.assert_array_equal(kept(tokens_BL), wide(tokens_BL))
