@@ -81,7 +81,9 @@ def _needed(message: str) -> tuple[float, str] | None:
     """(bytes that the program wants, the compiler's words), of a refusal for want of memory."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
-    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", message)
+    # One line for all that is in memory, and one for temporaries alone.
+    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds", message)
     scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     words = next((line.strip() for line in message.splitlines() if "Used" in line or "memory" in line), message[:200])
-    return (float(used[1]) * scale[used[2]] if used else float("inf")), words
+    count, unit = [part for part in used.groups() if part] if used else ("inf", "K")
+    return float(count) * scale[unit], words

@@ -58,9 +58,12 @@ class Collective:
 
 
 def collectives(text: str, slices: tuple[int, ...] = ()) -> list[Collective]:
-    """The collectives that one device executes. slices: the slice of each device in the program's order."""
+    """The collectives that one device executes; none are known of what the compiler refused, whose text is "".
+
+    slices: the slice of each device in the program's order.
+    """
     program = Program(text, slices)
-    return program.walk(program.entry)
+    return program.walk(program.entry) if text else []
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
