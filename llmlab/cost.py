@@ -102,6 +102,7 @@ def work(program: core.ClosedJaxpr) -> Work:
 
 RARE = "rarely"  # the scope of a branch that seldom runs: of such a `cond` the least is counted
 PRODUCTS_OF = "kernel whose products have this many FLOPs: "
+ALL_OF = "function with this many FLOPs in all: "
 
 
 def products_of(function, each: int):
@@ -110,8 +111,17 @@ def products_of(function, each: int):
     For kernels without a `cost_estimate` of their own. The declaration is the name of a jitted function, which forward
     and backward pass keep.
     """
+    return _named(function, f"{PRODUCTS_OF}{each}")
+
+
+def flops_of(function, flops: int):
+    """`function`, with the declaration that its products do so many FLOPs, whatever is traced of it."""
+    return _named(function, f"{ALL_OF}{flops}")
+
+
+def _named(function, name: str):
     named = functools.partial(function)
-    named.__name__ = named.__qualname__ = f"{PRODUCTS_OF}{each}"
+    named.__name__ = named.__qualname__ = name
     return jax.jit(named)
 
 
@@ -146,6 +156,9 @@ def _count(jaxpr: core.Jaxpr, each: int | None = None) -> Work:
             continue
         found += Work(_product_flops(eqn), _elementwise(eqn))
         called = str(eqn.params.get("name", "")) if name in ("jit", "pjit") else ""
+        if called.startswith(ALL_OF):
+            found += Work(int(called.removeprefix(ALL_OF)))
+            continue
         inside = int(called.removeprefix(PRODUCTS_OF)) if called.startswith(PRODUCTS_OF) else each
         inner = [_count(sub, inside) for sub in _subprograms(eqn)]
         if name == "cond":

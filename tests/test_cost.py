@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmlab import axes
-from llmlab.cost import RARE, Cost, Shape, products_of, total, traced_flops, traced_work, visible_pairs
+from llmlab.cost import RARE, Cost, Shape, flops_of, products_of, total, traced_flops, traced_work, visible_pairs
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 8))
 ONE = 2 * 4 * 8 * 8  # FLOPs of X @ W
@@ -142,6 +142,7 @@ def test_a_pallas_kernel_declares_its_cost():
     assert traced_flops(lambda x, w: products_of(kernel, 55)(x, w), X, W) == 55
     with pytest.raises(ValueError, match="declares no cost; give its pallas_call a cost_estimate"):
         traced_flops(kernel, X, W)
+    assert traced_flops(lambda x, w: flops_of(jnp.dot, 99)(x, w) @ w, X, W) == 99 + ONE
 
 
 def test_what_is_traced_is_what_xla_counts_of_an_unrolled_program():

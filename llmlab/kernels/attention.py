@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
 from llmlab.cost import visible_pairs
+from llmlab.kernels.cudnn import cudnn, stand_in
 from llmlab.kernels.matmul import add_bias, batched
 from llmlab.kernels.receipt import note
 from llmlab.kernels.splash import refusal, splash
@@ -110,7 +111,7 @@ def attend(
     if fast and refused is None:
         note("attention", fast)
         if fast == CUDNN:
-            return _cudnn(q_BLHK, k_BMGK, v_BMGK, mask, scale)
+            return (cudnn if axes.present() else stand_in)(q_BLHK, k_BMGK, v_BMGK, mask, scale)
         q_BLHK = (q_BLHK.astype(jnp.float32) * scale).astype(q_BLHK.dtype)
         return splash(q_BLHK, k_BMGK, v_BMGK, mask, softcap, added.sink_H)
     instead = fast and f"{fast} ({refused})"
@@ -279,30 +280,14 @@ def _fast(q_BLHK, k_BMGK, v_BMGK, mask: Mask, softcap, dropout, added: Added) ->
 def _cudnn_refusal(q_BLHK, v_BMGK, mask: Mask, softcap, dropout, added: Added) -> str | None:
     """cuDNN takes bf16 and fp16, heads of up to 128 in steps of 8, and masks by index; nothing joins its scores."""
     size = q_BLHK.shape[-1]
-    if not axes.present():
-        return "a stand-in: cuDNN compiles only where the GPU is"
     if q_BLHK.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes 16-bit numbers, not {q_BLHK.dtype}"
     if size % 8 or size > 128 or size != v_BMGK.shape[-1]:
         return f"heads of {size} and {v_BMGK.shape[-1]}"
     if added.bias is not None or added.sink_H is not None or softcap is not None or dropout is not None:
         return "a bias, sink, softcap or dropout"
+    if _sharded():
+        return "positions are shared among devices"
     if not mask.by_index or mask.prefix_BM is not None or (mask.window is not None and not mask.causal):
         return "a mask that is not by index and causal"
     return None
-
-
-def _cudnn(q_BLHK, k_BMGK, v_BMGK, mask: Mask, scale):
-    same_B1LM = None
-    if mask.segments_BL is not None:
-        same_B1LM = (mask.segments_BL[:, :, None] == mask.segments_BM[:, None, :])[:, None]
-    return jax.nn.dot_product_attention(
-        q_BLHK,
-        k_BMGK,
-        v_BMGK,
-        mask=same_B1LM,
-        scale=scale,
-        is_causal=mask.causal,
-        local_window_size=None if mask.window is None else (mask.window - 1, 0),
-        implementation="cudnn",
-    )

@@ -34,14 +34,22 @@ def refusal(q_BLHK, k_BMGK, mask, dropout, bias) -> str | None:
     return None
 
 
+def shared_alike(q_BLHK, k_BMGK, v_BMGK) -> tuple[jax.Array, jax.Array]:
+    """Keys and values; where they have fewer heads than devices that share the query heads, each query head its own."""
+    if axes.scope() and axes.scope()[0].size > 1:
+        mesh, rules = axes.scope()
+        part = lambda letters, a: axes.spec(letters, a.shape, rules.live, dict(mesh.shape))
+        if part("BLHK", q_BLHK)[2] != part("BMGK", k_BMGK)[2]:
+            share = q_BLHK.shape[2] // k_BMGK.shape[2]
+            return jnp.repeat(k_BMGK, share, axis=2), jnp.repeat(v_BMGK, share, axis=2)
+    return k_BMGK, v_BMGK
+
+
 def splash(q_BLHK, k_BMGK, v_BMGK, mask, softcap: float | None = None, sink_H=None, interpret: bool = False):
     """softmax(q k^T) v -> BLHK over the pairs that `mask` shows; queries are scaled already."""
     mesh, rules = axes.scope() if axes.scope() and axes.scope()[0].size > 1 else (None, None)
     part = (lambda letters, a: axes.spec(letters, a.shape, rules.live, dict(mesh.shape))) if mesh else None
-    if mesh and part("BLHK", q_BLHK)[2] != part("BMGK", k_BMGK)[2]:
-        # Fewer key heads than devices that share query heads: each query head gets its own.
-        share = q_BLHK.shape[2] // k_BMGK.shape[2]
-        k_BMGK, v_BMGK = (jnp.repeat(a, share, axis=2) for a in (k_BMGK, v_BMGK))
+    k_BMGK, v_BMGK = shared_alike(q_BLHK, k_BMGK, v_BMGK)
     heads, rows = (part("BLHK", q_BLHK)[2], part("BLHK", q_BLHK)[1]) if mesh else (None, None)
     split = [1 if name is None else mesh.shape[name] for name in (heads, rows)] if mesh else [1, 1]
     shape = (q_BLHK.shape[1], k_BMGK.shape[1])

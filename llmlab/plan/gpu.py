@@ -1,6 +1,6 @@
 """Hopper GPUs that are not there, for the CUDA compiler: its wheels compile without a GPU and without CUDA's libraries.
 
-What cannot be compiled so is cuDNN's attention; the receipt names what stands in for it.
+What cannot be compiled so is cuDNN's attention; llmlab/kernels/cudnn.py has what stands in for it.
 """
 
 from __future__ import annotations

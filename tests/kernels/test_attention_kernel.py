@@ -263,13 +263,14 @@ def test_half_precision_accumulates_in_float32():
 
 
 def test_the_platform_of_the_mesh_and_the_mask_choose_the_kernel(monkeypatch):
-    monkeypatch.setattr(kernel, "_cudnn", lambda q_BLHK, *rest: q_BLHK)
+    monkeypatch.setattr(kernel, "cudnn", lambda q_BLHK, *rest: q_BLHK)
     gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="cuda")]), shape={})
+    cut = SimpleNamespace(devices=gpu.devices, shape={"sequence": 2})
     half = [jnp.asarray(a, jnp.bfloat16) for a in arrays(1, 4, 2)]
     ones = jnp.ones((1, 4), bool)
 
-    def chosen(a, mask=Mask(), softcap=None, dropout=None, added=Added()):
-        with receipt() as found, axes.use(gpu, axes.data()):
+    def chosen(a, mask=Mask(), softcap=None, dropout=None, added=Added(), mesh=gpu):
+        with receipt() as found, axes.use(mesh, axes.data()):
             jax.eval_shape(lambda *a: attend(*a, mask, 1.0, softcap, dropout, added), *a)
         return found["attention"]
 
@@ -278,6 +279,7 @@ def test_the_platform_of_the_mesh_and_the_mask_choose_the_kernel(monkeypatch):
     assert "XLA" in chosen([a[..., :4] for a in half])
     assert "XLA" in chosen(half, added=Added(distances)) and "XLA" in chosen(half, added=Added(sink_H=jnp.ones(HEADS)))
     assert "XLA" in chosen([*half[:2], half[2][..., :4]])  # values of another size
+    assert "positions are shared" in chosen(half, mesh=cut)
     assert "XLA" in chosen(half, softcap=5.0) and "XLA" in chosen(half, dropout=(0.1, jax.random.key(0)))
     for mask in (Mask(prefix_BM=ones), Mask(causal=False, window=2), Mask(order_BL=1 * ones, order_BM=1 * ones)):
         assert "XLA" in chosen(half, mask)

@@ -1,12 +1,15 @@
 """Plans over host devices: the real step is compiled, and what is told of it is right."""
 
 import dataclasses
+import io
 import json
 from importlib.util import find_spec
 
 import jax
 import pytest
+from rich.console import Console
 
+from llmlab import axes
 from llmlab.chips import CHIPS, find
 from llmlab.data import Bytes, Data
 from llmlab.ffn import Gated
@@ -17,6 +20,7 @@ from llmlab.nn import repeat
 from llmlab.plan import plan, topology
 from llmlab.plan.gpu import target
 from llmlab.plan.hlo import Collective
+from llmlab.plan.page import show_plan
 from llmlab.plan.roofline import Load, times
 from llmlab.train import Experiment, Train
 from llmlab.train.plans import check_plans, digest_of, plan_file
@@ -86,6 +90,38 @@ def test_what_does_not_change_the_program_does_not_change_its_name(experiment):
     same = dataclasses.replace(experiment, seed=3, train=Train(steps=9, log_every=1))
     other = dataclasses.replace(experiment, train=Train(accumulate=2))
     assert digest_of(same) == digest_of(experiment) != digest_of(other)
+
+
+def test_the_page_tells_what_a_kernel_would_hold_that_cannot_be_compiled_here(experiment, monkeypatch):
+    """4 x 2 devices share 16 rows; each has 2 rows of 64 queries, 4 heads of 8 elements, packed."""
+    monkeypatch.setattr(axes, "platform", lambda: "gpu")
+    monkeypatch.setattr(axes, "present", lambda: False)
+    half = dataclasses.replace(experiment, train=Train(steps=7, precision="bfloat16", kernels="fast"))
+    console = Console(width=240, record=True, file=io.StringIO())
+    show_plan(console, plan(half, topology("cpu:8"), memory=1e9), "half")
+    page = console.export_text()
+    assert "attention: cuDNN flash attention, compiled as a stand-in with its memory" in page
+    assert "keeps 0.0266 MB of a device for the backward pass and takes 0.0184 MB there; the peak has" in page
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.5G of 15.75G hbm.",
+        "RESOURCE_EXHAUSTED: E1000: the memory required for HLO temporaries (21.5G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_the_compiler_refuses_is_told_in_its_words(experiment, monkeypatch, words):
+    def refuse(lowered):
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    made = plan(experiment, topology("cpu:8"), memory=1e9)
+    assert made.fits is False and made.times is None and made.collectives == {}
+    assert made.memory.peak == 21.5 * 2**30 and made.refusal == words
+    console = Console(width=240, record=True, file=io.StringIO())
+    show_plan(console, made, "large")
+    assert f"DOES NOT FIT {words}" in console.export_text()
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_as_in_training(experiment):
