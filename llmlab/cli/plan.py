@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from llmlab.cli.arguments import override, parse, run_directory, set_up, target
+
+WIDE = 240  # columns where the output is no terminal: no table is cut there
 
 
 @dataclasses.dataclass
@@ -88,4 +91,5 @@ def prepare(flags: Flags):
     from llmlab.plan import topology
 
     memory = None if flags.memory is None else flags.memory * 1e9
-    return Console(highlight=False, soft_wrap=True), topology(flags.topology), memory
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(highlight=False, soft_wrap=True, width=width), topology(flags.topology), memory

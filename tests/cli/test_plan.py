@@ -1,6 +1,12 @@
 """`plan`: the page, its exit code, and that `train` refuses what the plan says does not fit."""
 
 import json
+import re
+
+import jax
+
+from llmlab.chips import find
+from llmlab.plan.topology import Topology
 
 ARGUMENTS = ("--topology", "cpu:8", "--mesh.fsdp", 2)
 
@@ -32,3 +38,20 @@ def test_every_arm_of_a_study(llmlab, file):
 def test_the_search(llmlab, file):
     code, _, error = llmlab("plan", file, "--topology", "cpu:8", "--search")
     assert code == 78 and "has no data sheet" in error
+
+
+def test_a_page_that_goes_to_a_file_is_cut_nowhere(llmlab, file, monkeypatch):
+    found = Topology("v5e:8", find("TPU v5e"), 1, tuple(jax.devices()[:8]))
+    monkeypatch.setattr("llmlab.plan.topology", lambda name: found)
+    code, out, error = llmlab("plan", file, "--topology", "v5e:8", "--search", "--tries", 1)
+    assert code == 0, error
+    lines = out.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("layout "))
+    assert re.split(" {2,}", lines[first].strip()) == [
+        "layout",
+        "step at the least",
+        "MFU at best",
+        "peak of a device",
+        "compiled in",
+    ]
+    assert re.search(r"^data 8, remat none \(as written\) .* [kM]B +\d+ CPU s$", lines[first + 2].strip()), lines
