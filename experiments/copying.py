@@ -45,7 +45,7 @@ def copy(selection: Selection) -> Experiment:
             stack=repeat(block, 2),
         ),
         task=Answers(),
-        data=Synthetic(problem=PROBLEM, batch=32),
+        data=Synthetic(problem=PROBLEM, batch=64),
         optim=AdamW(peak=3e-3, schedule=Cosine(warmup=100), decay=0.0),
-        train=Train(steps=4000, eval_every=500, eval_batches=8, log_every=100),
+        train=Train(steps=2500, eval_every=500, eval_batches=8, log_every=100),
     )
