@@ -135,7 +135,9 @@ def plan(experiment: Experiment, topology: Topology, memory: float | None = None
         "elementwise": executed.elementwise / devices,
     }
     sizes = measure(program, compiled, chip.memory / chip.devices if chip and memory is None else memory)
-    load = Load(flops["executed"], traffic(program, sizes), tuple(found))
+    with axes.use(program.mesh, experiment.rules):
+        moved = traffic(experiment, program.model, dict(program.mesh.shape), sizes.parameters, sizes.optimizer)
+    load = Load(flops["executed"], moved, tuple(found))
     return Plan(
         experiment=experiment,
         topology=topology,
@@ -187,16 +189,20 @@ def kept(program: Program, text: str) -> float:
     return found
 
 
-def traffic(program: Program, sizes: Memory) -> float:
-    """Bytes to and from the memory of one device in a step: the parts' own count forward and twice that backward, once
-    more where layers are recomputed; and parameters, gradients and optimizer, read and written."""
-    experiment, mesh = program.experiment, dict(program.mesh.shape)
-    rows = experiment.data.batch // math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
-    itemsize = 4 if program.dtype == "float32" else 2
-    with axes.use(program.mesh, experiment.rules):
-        cost = program.model.cost(experiment.shape(max(rows, 1), itemsize))
+def traffic(experiment: Experiment, model, sizes: dict[str, int], parameters: float, optimizer: float) -> float:
+    """Bytes to and from the memory of one device in a step: for each part of the batch the built model's own count
+    forward and twice that backward, once more where layers are recomputed; and parameters, gradients and optimizer,
+    read and written.
+
+    sizes: of the mesh. parameters, optimizer: bytes that the device stores of them.
+    """
+    parts = experiment.train.accumulate
+    rows = experiment.data.batch // parts // math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
+    cost = model.cost(experiment.shape(max(rows, 1), 4 if experiment.train.precision == "float32" else 2))
     passes = 3 + any(stack.remat != "none" for stack in stacks(experiment.model))
-    return passes * cost.bytes / (mesh["tensor"] * mesh["sequence"]) + 4 * sizes.parameters + 2 * sizes.optimizer
+    summed = 2 * parts * parameters if parts > 1 else 0.0  # each part's gradients, added to those before
+    once = 4 * parameters + 2 * optimizer + summed
+    return parts * passes * cost.bytes / (sizes["tensor"] * sizes["sequence"]) + once
 
 
 def stacks(model) -> list[Stack]:

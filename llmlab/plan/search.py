@@ -21,7 +21,7 @@ from llmlab.mesh import Mesh
 from llmlab.nn.module import merge
 from llmlab.nn.stack import POLICIES, Stack
 from llmlab.plan.compile import abstract_batch
-from llmlab.plan.report import Plan, plan, stacks
+from llmlab.plan.report import Plan, plan, stacks, traffic
 from llmlab.plan.topology import Topology
 from llmlab.train.experiment import Experiment
 from llmlab.train.program import Program
@@ -106,7 +106,8 @@ def pareto(plans: list[Plan]) -> list[Plan]:
 def guesses(experiment: Experiment, topology: Topology) -> Iterator[Guess]:
     """Every layout whose sizes fit the model and the batch, with what the model says of it."""
     profiles = {policy: profile(recomputed(experiment, policy)) for policy in POLICIES}
-    specs = Program(experiment, Mesh().build(jax.devices("cpu")[:1])).specs
+    program = Program(experiment, Mesh().build(jax.devices("cpu")[:1]))
+    specs = program.specs
     for mesh in meshes(specs, topology):
         for parts in PARTS:
             shape = (experiment.data.batch // parts, experiment.data.length)
@@ -120,7 +121,7 @@ def guesses(experiment: Experiment, topology: Topology) -> Iterator[Guess]:
             for policy, found in profiles.items():
                 train = dataclasses.replace(experiment.train, accumulate=parts)
                 layout = dataclasses.replace(recomputed(experiment, policy), mesh=mesh, train=train)
-                yield guess(layout, topology, found, stored)
+                yield guess(layout, topology, found, stored, program.model)
 
 
 def meshes(specs, topology: Topology) -> Iterator[Mesh]:
@@ -182,29 +183,30 @@ def stored_bytes(experiment: Experiment, specs, sizes: dict[str, int]) -> dict[s
     return found
 
 
-def guess(layout: Experiment, topology: Topology, row: Profile, stored: dict[str, float]) -> Guess:
-    """Seconds and bytes by the usual arithmetic: products at the rate of the data sheet, parameters gathered twice and
-    their gradients reduced in every part, four sums of activations a layer under `tensor`."""
+def guess(layout: Experiment, topology: Topology, row: Profile, stored: dict[str, float], model) -> Guess:
+    """Seconds and bytes by the usual arithmetic. Parameters are gathered twice in every part, beside products and the
+    traffic of memory; sums of gradients, and under `tensor` four of activations a layer, wait for what they sum."""
     chip, sizes, parts = topology.chip, layout.mesh.sizes, layout.train.accumulate
     devices, tensor = len(topology.devices), sizes["tensor"]
     rows = layout.data.batch / (devices / tensor)  # of one device in a step
     width = getattr(layout.model, "width", 1)
     depth = sum(stack.depth for stack in stacks(layout.model))
     share = lambda n: (n - 1) / n
-    gathers = 3 * share(sizes["fsdp"]) * stored["gathered"] * parts if sizes["fsdp"] > 1 else 0.0
+    gathers = 2 * share(sizes["fsdp"]) * stored["gathered"] * parts
     inside = sizes["data"] // topology.slices
     kept_by = stored["gathered"] / sizes["fsdp"]
-    reduced = 2 * share(inside) * kept_by * parts if inside > 1 else 0.0
+    # XLA sums the whole gradients of a layer over both axes and then cuts them; it does not scatter.
+    reduced = 2 * share(inside * sizes["fsdp"]) * stored["gathered"] * parts
     across = 2 * share(topology.slices) * kept_by * parts if topology.slices > 1 else 0.0
     again = 4 + 2 * (row.kept + row.wide < 3 * depth * layout.data.length * width * 2)
-    sums = 2 * share(tensor) * again * depth * rows * layout.data.length * width * 2 if tensor > 1 else 0.0
+    sums = 2 * share(tensor) * again * depth * rows * layout.data.length * width * 2
     compute = row.flops * layout.data.batch / devices / chip.flops * chip.devices
     link, network = chip.link / chip.devices, (chip.network or math.inf) / chip.devices
-    traffic = parts * 3 * stored["gathered"] + 6 * stored["parameters"]
-    hidden = max(compute, (gathers + reduced) / link, across / network, traffic / chip.bandwidth * chip.devices)
+    moved = traffic(layout, model, sizes, stored["parameters"], 2 * stored["parameters"])
+    hidden = max(compute, moved / chip.bandwidth * chip.devices, gathers / link)
     activations = rows / parts * (row.kept + row.wide / tensor)
     memory = 4 * stored["parameters"] + 2 * stored["layer"] + activations + (stored["parameters"] if parts > 1 else 0)
-    return Guess(layout, hidden + sums / link, memory)
+    return Guess(layout, hidden + (reduced + sums) / link + across / network, memory)
 
 
 def told(experiment: Experiment, devices: int) -> str:

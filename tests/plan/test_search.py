@@ -12,7 +12,8 @@ from llmlab.mesh import Mesh
 from llmlab.mixers import Attention
 from llmlab.models import Block, Decoder
 from llmlab.nn import repeat
-from llmlab.plan.search import guesses, meshes, pareto, profile, recomputed, search, told
+from llmlab.plan.report import traffic
+from llmlab.plan.search import guesses, meshes, pareto, profile, recomputed, search, stored_bytes, told
 from llmlab.plan.topology import Topology
 from llmlab.train import Experiment
 from llmlab.train.program import Program
@@ -60,6 +61,20 @@ def test_the_model_prefers_less_memory_with_more_sharing_and_less_work_without_r
     assert found["fsdp 8, remat full"].memory < found["data 8, remat full"].memory
     assert found["fsdp 8, remat full"].memory < found["fsdp 8, remat none"].memory
     assert not [name for name in found if name.startswith("tensor 8")]  # four heads are not divided by 8
+
+
+def test_a_guess_is_bound_by_the_traffic_of_memory_and_each_part_of_the_batch_costs_its_own(experiment):
+    experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch=16))
+    program = Program(experiment, Mesh().build(jax.devices()[:1]))
+    found = {told(guess.experiment, 8): guess for guess in guesses(experiment, target())}
+    whole, halves = (found[f"data 4 x fsdp 2, remat none{parts}"] for parts in ("", ", 2 parts"))
+    moved = [traffic(one.experiment, program.model, one.experiment.mesh.sizes, 1e6, 2e6) for one in (whole, halves)]
+    bytes_of = lambda rows: program.model.cost(experiment.shape(rows, 2)).bytes
+    weights = 2 * bytes_of(1) - bytes_of(2)  # what does not grow with the rows
+    assert moved[1] - moved[0] == 3 * weights + 2 * 2 * 1e6  # read by each part; gradients are summed
+    stored = stored_bytes(experiment, program.specs, whole.experiment.mesh.sizes)["parameters"]
+    moved = traffic(whole.experiment, program.model, whole.experiment.mesh.sizes, stored, 2 * stored)
+    assert whole.seconds > moved / target().chip.bandwidth and halves.seconds > whole.seconds
 
 
 def test_what_is_returned_compiles_and_fits_and_is_no_worse_in_both(experiment):
