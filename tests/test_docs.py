@@ -15,6 +15,7 @@ import pytest
 
 from llmlab.cli import COMMANDS
 from llmlab.config import get
+from llmlab.study.load import load_studies
 from llmlab.train.files import load_experiment, split_target
 from llmlab.train.program import Program
 
@@ -95,7 +96,9 @@ def leaf(name: str, words: list[str]) -> None:
     """
     if not ("recurrent.py" in words and name.endswith("mixer.channels")):
         targets = [split_target(word) for word in words if ".py" in word]
-        shipped = [load_experiment(ROOT / file, name) for file, name in targets if (ROOT / file).is_file()]
+        targets = [(ROOT / file, function) for file, function in targets if (ROOT / file).is_file()]
+        study = words[:1] == ["study"] and targets and targets[0][1] != "config"  # a function that gives a study
+        shipped = [load_studies(*found)[0].base if study else load_experiment(*found) for found in targets]
         get(shipped[0] if shipped else EXPERIMENT, name)
 
 
