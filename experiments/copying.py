@@ -10,7 +10,6 @@ with maps that do not depend on the input it reaches 0.68 after as many steps, a
 
 from llmlab.data import Synthetic
 from llmlab.data.synthetic import SelectiveCopying
-from llmlab.ffn import Gated
 from llmlab.mixers.mamba import Fixed, Mamba, Selection, Selective, StepBias
 from llmlab.models import Block, Decoder
 from llmlab.nn import Embedding, Fill, Learned, Normal, repeat
@@ -36,7 +35,7 @@ def fixed() -> Experiment:
 
 
 def copy(selection: Selection) -> Experiment:
-    block = Block(mixer=Mamba(expand=1, selection=selection, rate=SLOW), ffn=Gated(hidden=128))
+    block = Block(mixer=Mamba(expand=1, selection=selection, rate=SLOW), ffn=None)  # which could select in its place
     return Experiment(
         model=Decoder(
             vocab=PROBLEM.vocab,
@@ -45,7 +44,7 @@ def copy(selection: Selection) -> Experiment:
             stack=repeat(block, 2),
         ),
         task=Answers(),
-        data=Synthetic(problem=PROBLEM, batch=64),
+        data=Synthetic(problem=PROBLEM, batch=32),
         optim=AdamW(peak=3e-3, schedule=Cosine(warmup=100), decay=0.0),
-        train=Train(steps=2500, eval_every=500, eval_batches=8, log_every=100),
+        train=Train(steps=4000, eval_every=500, eval_batches=8, log_every=100),
     )
