@@ -63,7 +63,8 @@ def softmax_of(seen: Callable) -> Callable:
         q_BLGJK = q_BLHK.reshape(batch, length, groups, heads // groups, size)
         scores_BGJLM = jnp.einsum("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK) * size**-0.5
         row_L1, column_M = jnp.arange(length)[:, None], jnp.arange(length)
-        seen_BLM = seen(row_L1, column_M, segments_BL[:, :, None] == segments_BL[:, None])
+        same_BLM = segments_BL[:, :, None] == segments_BL[:, None]
+        seen_BLM = jnp.broadcast_to(seen(row_L1, column_M, same_BLM), same_BLM.shape)
         probs_BGJLM = jax.nn.softmax(jnp.where(seen_BLM[:, None, None], scores_BGJLM, -jnp.inf), axis=-1)
         return jnp.einsum("BGJLM,BMGK->BLGJK", probs_BGJLM, v_BMGK).reshape(q_BLHK.shape)
 
@@ -155,7 +156,7 @@ def decays(q, k, v, decay, *beta):
 
 HEADS = ("BLHK", "BLGK", "BLGK")
 CASES = {
-    "attention": Case(HEADS, attention(lambda s: Mask()), softmax_of(lambda i, j, same: (i >= j) | (same & False))),
+    "attention": Case(HEADS, attention(lambda s: Mask()), softmax_of(lambda i, j, same: i >= j)),
     "attention, packed": Case(
         HEADS,
         attention(lambda s: Mask(segments_BL=s, segments_BM=s)),
@@ -164,11 +165,9 @@ CASES = {
     "attention, window": Case(
         HEADS,
         attention(lambda s: Mask(window=100)),
-        softmax_of(lambda i, j, same: (i >= j) & (i - j < 100) | (same & False)),
+        softmax_of(lambda i, j, same: (i >= j) & (i - j < 100)),
     ),
-    "attention, both sides": Case(
-        HEADS, attention(lambda s: Mask(causal=False)), softmax_of(lambda i, j, same: same | True)
-    ),
+    "attention, both sides": Case(HEADS, attention(lambda s: Mask(causal=False)), softmax_of(lambda i, j, same: True)),
     "cross-entropy": Case(("BLD", "VD"), fused_loss, plain_loss, lambda x, w: (x, w * x.shape[2] ** -0.5)),
     "selective scan": Case(
         ("BLC", "BLC", "CS", "BLS", "BLS"), lambda s, *given: selective_scan(*given, begins(s))[0], plain_scan, steps
