@@ -4,12 +4,13 @@
     llmlab train experiments/copying.py:fixed
     python benchmarks/synthetic.py copying
 
-Cost: fourteen CPU minutes a run. Expected: Mamba reaches an accuracy of 0.997 and copies 96 % of the sequences whole;
-with maps that do not depend on the input it reaches 0.68 after as many steps, and 0.2 % of the sequences.
+Cost: eight CPU minutes a run. Expected: Mamba reaches an accuracy of 0.98 and copies 80 % of the sequences whole; with
+maps that do not depend on the input it reaches 0.51 to 0.62 after as many steps, and copies none whole.
 """
 
 from llmlab.data import Synthetic
 from llmlab.data.synthetic import SelectiveCopying
+from llmlab.ffn import Gated
 from llmlab.mixers.mamba import Fixed, Mamba, Selection, Selective, StepBias
 from llmlab.models import Block, Decoder
 from llmlab.nn import Embedding, Fill, Learned, Normal, repeat
@@ -35,7 +36,7 @@ def fixed() -> Experiment:
 
 
 def copy(selection: Selection) -> Experiment:
-    block = Block(mixer=Mamba(expand=1, selection=selection, rate=SLOW), ffn=None)  # which could select in its place
+    block = Block(mixer=Mamba(expand=1, selection=selection, rate=SLOW), ffn=Gated(hidden=128))
     return Experiment(
         model=Decoder(
             vocab=PROBLEM.vocab,
