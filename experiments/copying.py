@@ -5,7 +5,7 @@
     python benchmarks/synthetic.py copying
 
 Cost: eight CPU minutes a run. Expected: Mamba reaches an accuracy of 0.98 and copies 80 % of the sequences whole; with
-maps that do not depend on the input it reaches 0.51 to 0.62 after as many steps, and copies one in a thousand whole at most.
+maps that do not depend on the input it reaches 0.51 to 0.62 after as many steps, and copies at most one in a thousand.
 """
 
 from llmlab.data import Synthetic
