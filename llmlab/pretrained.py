@@ -66,7 +66,7 @@ def from_pretrained(
         return kind_of(experiment.model)(experiment.model, state["params"], state["stats"], place, experiment)
     checkpoint = open_checkpoint(directory)
     place = Place(grid, rules, precision(dtype, grid), checkpoint.directory)
-    params = checkpoint.params(grid, rules, *(("float32", place.dtype) if stored == "auto" else (stored, stored)))
+    params = checkpoint.params(grid, rules, *(("float32", place.dtype) if stored == "auto" else (stored,)))
     return kind_of(checkpoint.model)(checkpoint.model, params, {}, place, checkpoint)
 
 

@@ -64,7 +64,7 @@ class Checkpoint:
         mesh: jax.sharding.Mesh,
         rules: Rules,
         dtype: str = "float32",
-        matrices: str = "float32",
+        matrices: str | None = None,
         model: Model | None = None,
     ) -> dict:
         """The parameters, read tensor by tensor onto the mesh.

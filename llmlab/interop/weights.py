@@ -56,11 +56,12 @@ def read(
     specs: Specs,
     shardings: dict[Path, NamedSharding],
     dtype: str = "float32",
-    matrices: str = "float32",
+    matrices: str | None = None,
 ) -> dict[Path, jax.Array]:
     """{path: array} of the parameters, each on the devices of its sharding. Host memory holds two of them at a time.
 
-    dtype: of the arrays. matrices: that of matrices whose tensors all have it in the file, so that nothing is lost.
+    dtype: of the arrays. matrices: that of matrices whose tensors all have it in the file, so that nothing is lost;
+    None for `dtype`.
     Threads copy each tensor to its place in memory that jax takes over; while one parameter is ended the next is begun.
     Raises FileError for a tensor of another shape, and for one that holds NaN or infinite values.
     """
@@ -80,7 +81,7 @@ def read(
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for path, spec in specs.items():
             held = {DTYPES.get(found[one.name].dtype) for one, _ in parts[path]}
-            kept = matrices if spec.inputs and held == {np.dtype(matrices)} else dtype
+            kept = matrices if matrices and spec.inputs and held == {np.dtype(matrices)} else dtype
             buffers = _buffers(spec, shardings[path], np.dtype(kept))
             work = [pool.submit(_fill, buffers, one, number, found[one.name], specs) for one, number in parts[path]]
             begun.append((path, buffers, work))

@@ -57,10 +57,11 @@ _product.defvjp(_forward, _backward)
 
 def _dot(a, b, axis_a: int, axis_b: int):
     """2-D product over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
-    missing = FEW - a.shape[0] if axis_a and a.dtype == jnp.bfloat16 and axes.platform() == "cpu" else 0
-    filled = jnp.pad(a, ((0, missing), (0, 0))) if missing > 0 else a
-    y = jax.lax.dot_general(filled, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
-    return y[: a.shape[0]] if missing > 0 else y
+    rows = a.shape[0]
+    few = axis_a == 1 and rows < FEW and a.dtype == jnp.bfloat16 and axes.platform() == "cpu"
+    a = jnp.pad(a, ((0, FEW - rows), (0, 0))) if few else a
+    y = jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+    return y[:rows] if few else y
 
 
 def scores(x_BLD: jax.Array, w_VD: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ def naive(x_AD, w_EDF, groups_A):
     return (x_AD[:, :, None] * picked_ADF).sum(1)
 
 
-def compare(block=None):
+def assert_equal_to_naive(block=None):
     """Values and gradients, for groups of every size: even, empty, all in one, items of none."""
     together = lambda function: jax.jit(
         lambda x, w, groups, dy: (lambda y, pull: (y, *pull(dy)))(*jax.vjp(lambda x, w: function(x, w, groups), x, w))
@@ -42,20 +42,20 @@ def compare(block=None):
 
 @pytest.mark.parametrize("block", [1, 4, 32])
 def test_blocks_equal_a_loop_over_groups(block):
-    compare(block)
+    assert_equal_to_naive(block)
 
 
 def test_the_ragged_product_of_a_tpu_equals_it_too(monkeypatch):
     monkeypatch.setattr(axes, "platform", lambda: "tpu")
     with receipt() as found:
-        compare()
+        assert_equal_to_naive()
     assert found == {"grouped matmul": "XLA's ragged product"} and plan_rows(20, E) == (20, 1)
 
 
 def test_a_gpu_computes_empty_blocks_too(monkeypatch):
     monkeypatch.setattr(axes, "platform", lambda: "gpu")
     with receipt() as found:
-        compare()
+        assert_equal_to_naive()
     assert found == {"grouped matmul": "blocks of 8 rows"}
 
 

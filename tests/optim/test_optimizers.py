@@ -28,7 +28,7 @@ def run(transformation, params, *gradients):
     return steps(params)
 
 
-def close(a, b):
+def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-7), a, b)
 
 
@@ -39,7 +39,7 @@ def test_adamw_is_optax_adamw(specs, tree):
     theirs = optax.chain(optax.clip_by_global_norm(0.5), adamw)
     trees = [tree(seed) for seed in range(4)]
     (updates, state), (expected, _) = run(mine.build(specs, 10), *trees), run(theirs, *trees)
-    close(updates, expected)
+    assert_close(updates, expected)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)
     assert moments == 2 * sum(spec.size for spec in specs.values())
     assert mine.learning_rate(1, 10) == pytest.approx(1e-2)
@@ -48,14 +48,14 @@ def test_adamw_is_optax_adamw(specs, tree):
 def test_lion_is_optax_lion(specs, tree):
     mine = Lion(**PLAIN | dict(decay=0.3), peak=1e-3).build(specs, 10)
     trees = [tree(seed) for seed in range(3)]
-    close(run(mine, *trees)[0], run(optax.lion(1e-3, weight_decay=0.3), *trees)[0])
+    assert_close(run(mine, *trees)[0], run(optax.lion(1e-3, weight_decay=0.3), *trees)[0])
 
 
 def test_adafactor_is_optax_adafactor_where_nothing_is_stacked(specs, tree):
     specs = {path: spec for path, spec in specs.items() if path[0] != "layers"}
     mine = Adafactor(**PLAIN, peak=1e-2, smallest=16).build(specs, 10)
     trees = [{path[0]: tree(seed)[path[0]] for path in specs} for seed in range(3)]
-    close(run(mine, *trees)[0], run(optax.adafactor(1e-2, min_dim_size_to_factor=16), *trees)[0])
+    assert_close(run(mine, *trees)[0], run(optax.adafactor(1e-2, min_dim_size_to_factor=16), *trees)[0])
 
 
 def test_adafactor_takes_each_layer_of_a_stack_by_itself():
@@ -67,7 +67,7 @@ def test_adafactor_takes_each_layer_of_a_stack_by_itself():
     layer = optimizer.build({path: Spec(path, shape[1:], np.float32, "DHK", "D")}, 10)
     got = run(stack, {"w": params}, {"w": gradients})[0]["w"]
     for i in range(2):
-        close(got[i], run(layer, {"w": params[i]}, {"w": gradients[i]})[0]["w"])
+        assert_close(got[i], run(layer, {"w": params[i]}, {"w": gradients[i]})[0]["w"])
 
 
 def test_groups_multiply_rate_and_decay(specs, tree):
@@ -76,9 +76,9 @@ def test_groups_multiply_rate_and_decay(specs, tree):
     shared = dict(schedule=Constant(), clip=None, peak=1e-2)
     grouped, _ = run(AdamW(**shared, decay=0.1, groups=groups).build(specs, 10), params, gradients)
     plain, _ = run(AdamW(**shared, decay=0.0, groups=ALL).build(specs, 10), params, gradients)
-    close(grouped["embed"]["table"], 0.5 * (plain["embed"]["table"] - 1e-2 * 0.3 * params["embed"]["table"]))
+    assert_close(grouped["embed"]["table"], 0.5 * (plain["embed"]["table"] - 1e-2 * 0.3 * params["embed"]["table"]))
     assert not np.any(grouped["square"]["w"])
-    close(grouped["layers"], plain["layers"])
+    assert_close(grouped["layers"], plain["layers"])
 
 
 def test_muon_orthogonalises_matrices_of_each_layer_and_expert(specs, tree):
@@ -92,8 +92,8 @@ def test_muon_orthogonalises_matrices_of_each_layer_and_expert(specs, tree):
         assert np.sqrt(np.mean(np.square(stack))) == pytest.approx(0.2, rel=0.15)
     expected, _ = run(AdamW(**PLAIN, peak=1.0).build(specs, 10), params, gradients)
     for name in ("embed", "head"):
-        close(updates[name], expected[name])
-    close(layers["norm"], expected["layers"]["norm"])
+        assert_close(updates[name], expected[name])
+    assert_close(layers["norm"], expected["layers"]["norm"])
     stored = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 3)  # without counts and coefficients
     assert stored == sum(spec.size * (1 if matrix(spec) else 2) for spec in specs.values())
 
