@@ -66,8 +66,8 @@ def from_pretrained(
         return kind_of(experiment.model)(experiment.model, state["params"], state["stats"], place, experiment)
     checkpoint = open_checkpoint(directory)
     place = Place(grid, rules, precision(dtype, grid), checkpoint.directory)
-    params = checkpoint.params(grid, rules, *(("float32", place.dtype) if stored == "auto" else (stored,)))
-    return kind_of(checkpoint.model)(checkpoint.model, params, {}, place, checkpoint)
+    types = ("float32", place.dtype) if stored == "auto" else (precision(stored, grid),)
+    return kind_of(checkpoint.model)(checkpoint.model, checkpoint.params(grid, rules, *types), {}, place, checkpoint)
 
 
 def save_pretrained(model: Pretrained, directory: str | Path, dtype: str = "float32") -> list[Path]:

@@ -15,11 +15,13 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llmlab import axes
+from llmlab.config import did_you_mean
 from llmlab.nn.module import Param, Rngs, Statistic, abstract, merge, specs, split
 from llmlab.optim import state_shardings
 from llmlab.train.experiment import Experiment
 from llmlab.train.start import overlay
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 State = dict
 Batch = dict[str, jax.Array]
 
@@ -173,7 +175,10 @@ class Program:
 
 
 def precision(name: str, mesh: jax.sharding.Mesh) -> str:
-    """The type of activations: "auto" is bfloat16 on accelerators and float32 on CPU."""
+    """A type of numbers: "auto" is bfloat16 on accelerators and float32 on CPU. Raises ValueError for no known one."""
+    if name not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"there is no type {name!r}{did_you_mean(name, PRECISIONS)}; known are {known}")
     if name != "auto":
         return name
     return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"

@@ -163,6 +163,12 @@ def test_a_sharded_load_is_that_of_one_device(tmp_path):
     np.testing.assert_allclose(many(tokens), one(tokens), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("field", ["dtype", "stored"])
+def test_a_type_that_is_not_known_is_told(field, whole):
+    with pytest.raises(ValueError, match="no type 'bfloat'; did you mean 'bfloat16'"):
+        llmlab.from_pretrained(whole, mesh=ONE, **{field: "bfloat"})
+
+
 def test_matrices_stay_in_half_precision_where_nothing_is_lost(tmp_path):
     save(tmp_path, dtype=np.dtype(ml_dtypes.bfloat16))
     load = partial(llmlab.from_pretrained, tmp_path, mesh=ONE)
