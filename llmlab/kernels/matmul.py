@@ -21,14 +21,17 @@ def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """einsum of an activation and a weight, accumulated in float32, in the activation's dtype."""
     left, right, out = spec.replace("->", ",").split(",")
     inner = "".join(letter for letter in left if letter in right and letter not in out)
-    rows, columns = left.removesuffix(inner), right.removeprefix(inner)
-    plain = left == rows + inner and right == inner + columns and out == rows + columns
+    rows, columns = left.removesuffix(inner), right.replace(inner, "")
+    plain = left == rows + inner and right in (inner + columns, columns + inner) and out == rows + columns
     if not (plain and inner and columns and flattens()):
-        accumulate = jnp.float32 if axes.platform() == "cpu" else None
-        return jnp.einsum(spec, x, w, preferred_element_type=accumulate).astype(x.dtype)
-    size = math.prod(w.shape[: len(inner)])
-    y = checkpoint_name(_product(x.reshape(-1, size), w.reshape(size, -1)), "products")
-    return y.reshape(*x.shape[: len(rows)], *w.shape[len(inner) :])
+        return batched(spec, x, w).astype(x.dtype) if axes.platform() == "cpu" else jnp.einsum(spec, x, w)
+    sizes, rows_of_x = dict(zip(right, w.shape)), x.shape[: len(rows)]
+    x = x.reshape(-1, math.prod(sizes[letter] for letter in inner))
+    if right.startswith(inner):
+        y = checkpoint_name(_product(x, w.reshape(x.shape[1], -1)), "products")
+    else:
+        y = _dot(x, w.reshape(-1, x.shape[1]), 1, 1).astype(x.dtype)
+    return y.reshape(*rows_of_x, *(sizes[letter] for letter in columns))
 
 
 def flattens() -> bool:
@@ -73,7 +76,7 @@ def scores(x_BLD: jax.Array, w_VD: jax.Array) -> jax.Array:
 
 
 def batched(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """An einsum of two activations, summed in float32; on CPU in float32, as XLA lacks some of bfloat16 there."""
+    """An einsum, summed in float32; on CPU of operands in float32, as XLA lacks some products of bfloat16 there."""
     if axes.platform() == "cpu":
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)

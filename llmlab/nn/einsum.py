@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from llmlab import axes
 from llmlab.axes import Dims
@@ -33,6 +34,8 @@ class Einsum(Module):
     that come from w. Raises ValueError when an operand repeats a letter.
     """
 
+    turned: Param | None = None
+
     def __init__(self, spec: str, dims: Dims, rngs: Rngs, init: Init = FanIn(), bias: Init | None = None):
         x, w, y = spec.replace("->", ",").split(",")
         for operand in (x, w, y):
@@ -47,10 +50,25 @@ class Einsum(Module):
         self.bias = None if bias is None else parameter(bias, letters, dims, rngs, fan_in)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        _, w, _ = self.spec.replace("->", ",").split(",")
         # Gathered for this product, and its gradient summed before it is cut: else XLA reshards the activations.
-        w = axes.shard(self.w[...].astype(x.dtype), self.spec.replace("->", ",").split(",")[1])
-        y = einsum(self.spec, x, w)
+        weight = lambda: axes.shard(self.w[...].astype(x.dtype), w)
+        y = einsum(self.spec, x, weight()) if self.turned is None else einsum(self.turned_spec, x, self.turned[...])
         return y if self.bias is None else add_bias(y, self.bias[...])
+
+    def turn(self, dtype: str) -> None:
+        """Holds the weight once more, in `dtype` and with what is summed last, and multiplies by that from now on.
+
+        For activations of that dtype on CPU, which so reads a weight from one end to the other for few rows.
+        """
+        x, w, y = self.spec.replace("->", ",").split(",")
+        inputs = self.w.get_metadata()["inputs"]
+        if inputs and x.endswith(inputs) and w.startswith(inputs):
+            last = tuple(range(-len(w), len(inputs) - len(w)))
+            turned = jnp.moveaxis(self.w[...].astype(dtype), last, tuple(range(-len(inputs), 0)))
+            letters = w.removeprefix(inputs) + inputs
+            self.turned = Param(turned, axes="N" * (turned.ndim - len(w)) + letters)
+            self.turned_spec = f"{x},{letters}->{y}"
 
     def cost(self, shape: Shape) -> Cost:
         """2 FLOPs for each element of the weight and each element of the letters that only x has."""

@@ -150,6 +150,8 @@ def test_the_cache_is_written_in_place_and_layers_are_views(built):
 def test_several_rows_are_continued_in_half_precision(built):
     """The prefill of rows of 32 tokens once met a product that XLA's CPU backend has not."""
     half = Generator(*split(built), Mesh().build(jax.devices()[:1]), axes.data(), "bfloat16")
+    mixer = half.params["stack"]["segments"]["0"]["0"]["mixer"]  # each product reads a weight that lies for few rows
+    assert mixer["q"]["turned"].dtype == jnp.bfloat16 and mixer["q"]["turned"].shape[-1] == mixer["q"]["w"].shape[1]
     prompts = np.random.default_rng(0).integers(1, 23, (4, 32)).tolist()
     together = half.generate(prompts, 3, sampling=GREEDY)
     assert together == [half.generate([prompt], 3, sampling=GREEDY)[0] for prompt in prompts]

@@ -46,6 +46,19 @@ def test_product_and_bias():
     assert jax.eval_shape(layer, jnp.asarray(x_BLD, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("spec", ["BLD,DHK->BLHK", "BLHK,HKD->BLD", "BLD,Dd->BLd", "BLED,EDF->BLEF"])
+def test_a_turned_weight_gives_the_same_product(spec):
+    x, w, _ = spec.replace("->", ",").split(",")
+    sizes = {"B": 2, "L": 3, **DIMS}
+    given = jnp.asarray(np.random.default_rng(0).normal(size=[sizes[letter] for letter in x]), jnp.bfloat16)
+    layer = make(spec, bias=Fill(value=0.5))
+    before = np.asarray(layer(given), np.float32)
+    layer.turn("bfloat16")
+    np.testing.assert_allclose(np.asarray(layer(given), np.float32), before, rtol=1e-2, atol=1e-2)
+    assert layer.w.shape == tuple(sizes[letter.upper()] for letter in w)
+    assert (layer.turned is None) == (spec == "BLED,EDF->BLEF")  # E is in no place that a plain product has
+
+
 def test_a_repeated_letter_is_refused_with_its_mend():
     with pytest.raises(ValueError, match="'DD' in 'BLD,DD->BLD' repeats a letter; write the second one in lower case"):
         make("BLD,DD->BLD")
