@@ -25,6 +25,7 @@ from llmlab.mixers import (
     Convolution,
     CrossAttention,
     DeltaNet,
+    Differential,
     Fixed,
     Hyena,
     LatentAttention,
@@ -69,6 +70,7 @@ SMALL = {
     Convolution: (Convolution(), Convolution(place="centre", groups=2)),
     CrossAttention: (CrossAttention(heads=4),),
     DeltaNet: (DeltaNet(heads=4, chunk=4), dataclasses.replace(gated_delta_net(heads=4), chunk=4)),
+    Differential: (Differential(heads=2, kv_heads=1, view=Causal(window=5)), Differential(heads=2)),
     GRU: (GRU(), GRU(reset="before"), GRU(direction=Both()), GRU(initial=Summary())),
     Gated: (Gated(hidden=48),),
     Hyena: (Hyena(longest=32, rank=8),),
@@ -104,7 +106,7 @@ def parts(slot: type[Part]) -> list:
     while todo:
         cls = todo.pop()
         todo += cls.__subclasses__()
-        if cls.__module__.startswith("llmlab.") and not cls.__subclasses__():  # a class with kinds is their base
+        if cls.__module__.startswith("llmlab.") and (cls in SMALL or not cls.__subclasses__()):  # others are bases
             chosen = SMALL.get(cls) or (cls(),)
             found.append(pytest.param(chosen[0], id=cls.__name__))
             for number, one in enumerate(chosen[1:], 1):

@@ -63,6 +63,8 @@ class MultiHead(Mixer):
 class MultiHeadLayer(Module):
     """Projections of queries (letter L) and of keys and values (letter `memory`: L or M), and the way back."""
 
+    flops = 4.0  # of each pair of positions, head and element of it: a product with keys, and one with values
+
     def __init__(self, cfg: MultiHead, dims: Dims, rngs, memory: str):
         self.cfg = cfg
         self.q = Einsum("BLD,DHK->BLHK", dims, rngs, cfg.query_init or cfg.init, cfg.bias)
@@ -82,17 +84,21 @@ class MultiHeadLayer(Module):
 
     def attend(self, q_BLHK, k_BMGK, v_BMGK, mask: Mask, ctx: Context, added: Added = Added()) -> jax.Array:
         """What the queries read, projected back to the width. Keys and values may be of another dtype."""
+        y_BLHK = self.weigh(q_BLHK, k_BMGK, v_BMGK, mask, ctx, added)
+        return self.out(checkpoint_name(shard(y_BLHK, "BLHK"), "mixed"))
+
+    def weigh(self, q_BLHK, k_BMGK, v_BMGK, mask: Mask, ctx: Context, added: Added) -> jax.Array:
+        """The mean of the values, weighted by how well keys fit the queries."""
         scale = self.cfg.scale if self.cfg.scale is not None else q_BLHK.shape[-1] ** -0.5
         drawn = self.cfg.dropout and ctx.key is not None
         dropout = (self.cfg.dropout, jax.random.fold_in(ctx.key, 1)) if drawn else None
         k_BMGK, v_BMGK = k_BMGK.astype(q_BLHK.dtype), v_BMGK.astype(q_BLHK.dtype)
-        y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, scale, self.cfg.softcap, dropout, added)
-        return self.out(checkpoint_name(shard(y_BLHK, "BLHK"), "mixed"))
+        return attend(q_BLHK, k_BMGK, v_BMGK, mask, scale, self.cfg.softcap, dropout, added)
 
     def heads_cost(self, shape: Shape, memory: int, slots: int, mask: Mask, whole: bool = False) -> Cost:
-        """Projections, and 4 FLOPs for each pair, head and head element; the state holds keys and values."""
+        """Projections, and `flops` for each pair, head and head element; the state holds keys and values."""
         visible, executed = pairs(shape.length, memory, mask, whole)
-        each = 4.0 * shape.batch * self.q.w.shape[1] * self.q.w.shape[2]
+        each = self.flops * shape.batch * self.q.w.shape[1] * self.q.w.shape[2]
         state = 2 * shape.batch * slots * self.k.w.shape[1] * self.k.w.shape[2] * shape.itemsize
         core = Cost(each * visible, each * executed, 0.0, state)
         return core + total(part.cost(shape) for part in (self.q, self.k, self.v, self.out))
