@@ -38,7 +38,7 @@ class Generator:
             for stack in parts(model, StackLayers):
                 stack.unroll()
             for part in parts(model, Einsum) if dtype == "bfloat16" else ():
-                part.turn(dtype)  # eight rows in 0.83 of the time, one row in 0.78 (docs/log.md)
+                part.turn(dtype)  # eight rows in 0.83 of the time, one in 0.78 (docs/log.md)
         scalings = [layer.cfg.scaling for layer in parts(model, RotaryLayer)]
         self.border = min((one.border for one in scalings if one and one.border), default=None)
         self.structure, self.params, self.stats = split(model)
