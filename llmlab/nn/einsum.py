@@ -50,17 +50,17 @@ class Einsum(Module):
         self.bias = None if bias is None else parameter(bias, letters, dims, rngs, fan_in)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        _, w, _ = self.spec.replace("->", ",").split(",")
-        # Gathered for this product, and its gradient summed before it is cut: else XLA reshards the activations.
-        weight = lambda: axes.shard(self.w[...].astype(x.dtype), w)
-        y = einsum(self.spec, x, weight()) if self.turned is None else einsum(self.turned_spec, x, self.turned[...])
+        if self.turned is not None and self.turned.dtype == x.dtype:
+            y = einsum(self.turned_spec, x, self.turned[...])
+        else:
+            letters = self.spec.replace("->", ",").split(",")[1]
+            # Gathered for this product, and its gradient summed before it is cut: else XLA reshards the activations.
+            y = einsum(self.spec, x, axes.shard(self.w[...].astype(x.dtype), letters))
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def turn(self, dtype: str) -> None:
-        """Holds the weight once more, in `dtype` and with what is summed last, and multiplies by that from now on.
-
-        For activations of that dtype on CPU, which so reads a weight from one end to the other for few rows.
-        """
+        """Holds the weight once more, in `dtype` and with what is summed last, and multiplies activations of that dtype by
+        that from now on: a CPU so reads a weight from one end to the other for few rows."""
         x, w, y = self.spec.replace("->", ",").split(",")
         inputs = self.w.get_metadata()["inputs"]
         if inputs and x.endswith(inputs) and w.startswith(inputs):

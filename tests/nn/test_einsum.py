@@ -52,8 +52,9 @@ def test_a_turned_weight_gives_the_same_product(spec):
     sizes = {"B": 2, "L": 3, **DIMS}
     given = jnp.asarray(np.random.default_rng(0).normal(size=[sizes[letter] for letter in x]), jnp.bfloat16)
     layer = make(spec, bias=Fill(value=0.5))
-    before = np.asarray(layer(given), np.float32)
+    before, exact = np.asarray(layer(given), np.float32), layer(given.astype(jnp.float32))
     layer.turn("bfloat16")
+    np.testing.assert_array_equal(layer(given.astype(jnp.float32)), exact)
     np.testing.assert_allclose(np.asarray(layer(given), np.float32), before, rtol=1e-2, atol=1e-2)
     assert layer.w.shape == tuple(sizes[letter.upper()] for letter in w)
     assert (layer.turned is None) == (spec == "BLED,EDF->BLEF")  # E is in no place that a plain product has
