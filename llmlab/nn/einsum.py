@@ -59,8 +59,10 @@ class Einsum(Module):
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def turn(self, dtype: str) -> None:
-        """Holds the weight once more, in `dtype` and with what is summed last, and multiplies activations of that dtype by
-        that from now on: a CPU so reads a weight from one end to the other for few rows."""
+        """Holds the weight once more, in `dtype` and with what is summed last, for activations of that dtype.
+
+        A CPU so reads the weight from one end to the other for few rows.
+        """
         x, w, y = self.spec.replace("->", ",").split(",")
         inputs = self.w.get_metadata()["inputs"]
         if inputs and x.endswith(inputs) and w.startswith(inputs):
