@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llmlab import axes
+from llmlab.kernels.matmul import dot
 from llmlab.kernels.receipt import note
 
 LARGEST = {"cpu": 128, "gpu": 512}  # rows of a block: enough for the product of one to run at full speed
@@ -98,7 +99,7 @@ def _by_blocks(skips: bool, x_RD, w_EDF, group_n, used_n):
     def step(_, inputs):
         x_rD, group, used = inputs
         zeros_rF = jnp.zeros((x_rD.shape[0], w_EDF.shape[2]), x_rD.dtype)
-        return None, _where(skips, used, lambda _: _dot(x_rD, w_EDF[group], 1, 0).astype(x_rD.dtype), zeros_rF)
+        return None, _where(skips, used, lambda _: dot(x_rD, w_EDF[group], 1, 0).astype(x_rD.dtype), zeros_rF)
 
     return _rows(jax.lax.scan(step, None, (_blocks(x_RD, group_n), group_n, used_n))[1])
 
@@ -115,8 +116,8 @@ def _backward(skips, saved, dy_RF):
 
         def product(carry):
             dw_EDF, _ = carry
-            dx_rD = _dot(dy_rF, w_EDF[group], 1, 1).astype(x_RD.dtype)
-            return dw_EDF.at[group].add(_dot(x_rD, dy_rF, 0, 0)), dx_rD
+            dx_rD = dot(dy_rF, w_EDF[group], 1, 1).astype(x_RD.dtype)
+            return dw_EDF.at[group].add(dot(x_rD, dy_rF, 0, 0)), dx_rD
 
         return _where(skips, used, product, (dw_EDF, jnp.zeros_like(x_rD)))
 
@@ -131,10 +132,6 @@ _by_blocks.defvjp(_forward, _backward)
 def _where(skips: bool, used, product, otherwise):
     """product(otherwise); where blocks may be skipped, `otherwise` itself for a block that no group uses."""
     return jax.lax.cond(used, product, lambda same: same, otherwise) if skips else product(otherwise)
-
-
-def _dot(a, b, axis_a: int, axis_b: int):
-    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _blocks(x_RD, group_n):

@@ -30,7 +30,7 @@ def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     if right.startswith(inner):
         y = checkpoint_name(_product(x, w.reshape(x.shape[1], -1)), "products")
     else:
-        y = _dot(x, w.reshape(-1, x.shape[1]), 1, 1).astype(x.dtype)
+        y = dot(x, w.reshape(-1, x.shape[1]), 1, 1).astype(x.dtype)
     return y.reshape(*rows_of_x, *(sizes[letter] for letter in columns))
 
 
@@ -43,7 +43,7 @@ def flattens() -> bool:
 @jax.custom_vjp
 def _product(x, w):
     """x (rows, inner) times w (inner, columns)."""
-    return _dot(x, w, 1, 0).astype(x.dtype)
+    return dot(x, w, 1, 0).astype(x.dtype)
 
 
 def _forward(x, w):
@@ -52,14 +52,14 @@ def _forward(x, w):
 
 def _backward(saved, dy):
     x, w = saved
-    return _dot(dy, w, 1, 1).astype(x.dtype), _dot(x, dy, 0, 0).astype(w.dtype)
+    return dot(dy, w, 1, 1).astype(x.dtype), dot(x, dy, 0, 0).astype(w.dtype)
 
 
 _product.defvjp(_forward, _backward)
 
 
-def _dot(a, b, axis_a: int, axis_b: int):
-    """2-D product over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
+def dot(a, b, axis_a: int, axis_b: int):
+    """a (2-D) times b over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
     rows = a.shape[0]
     few = axis_a == 1 and rows < FEW and a.dtype == jnp.bfloat16 and axes.platform() == "cpu"
     a = jnp.pad(a, ((0, FEW - rows), (0, 0))) if few else a
@@ -72,7 +72,7 @@ def scores(x_BLD: jax.Array, w_VD: jax.Array) -> jax.Array:
     w_VD = w_VD.astype(x_BLD.dtype)
     if not flattens():
         return jnp.einsum("BLD,VD->BLV", x_BLD, w_VD, preferred_element_type=jnp.float32)
-    return _dot(x_BLD.reshape(-1, x_BLD.shape[2]), w_VD, 1, 1).reshape(*x_BLD.shape[:2], -1)
+    return dot(x_BLD.reshape(-1, x_BLD.shape[2]), w_VD, 1, 1).reshape(*x_BLD.shape[:2], -1)
 
 
 def batched(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -105,4 +105,4 @@ def sum_rows(a: jax.Array) -> jax.Array:
     if not flattens():
         return a.astype(jnp.float32).sum(tuple(range(a.ndim - 1)))
     rows = a.reshape(-1, a.shape[-1])
-    return _dot(jnp.ones((1, rows.shape[0]), a.dtype), rows, 1, 0)[0]
+    return dot(jnp.ones((1, rows.shape[0]), a.dtype), rows, 1, 0)[0]

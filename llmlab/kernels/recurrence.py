@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from llmlab.axes import shard
+from llmlab.kernels.matmul import dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +108,7 @@ recur.defvjp(_forward, _backward)
 
 def _product(left, w):
     """left_Bc @ w, in the type of the weight, summed in float32. The whole of `left` goes to each part of w."""
-    left = shard(left, "Bc").astype(w.dtype)
-    return jax.lax.dot_general(left, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return dot(shard(left, "Bc").astype(w.dtype), w, 1, 0)
 
 
 @jax.custom_vjp
