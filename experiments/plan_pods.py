@@ -12,7 +12,7 @@ import dataclasses
 
 from llmlab import presets
 from llmlab.data import Data, SentencePiece
-from llmlab.ffn import Gated, MoE
+from llmlab.ffn import Dropless, Gated, MoE
 from llmlab.mesh import Mesh
 from llmlab.mixers import Attention
 from llmlab.models import Block, Decoder
@@ -41,7 +41,7 @@ def config() -> Experiment:
 
 def mixtral_8x7b() -> Experiment:
     """8 experts, 2 a token, none dropped; 4 rows of 4,096 tokens on each of 32 chips."""
-    experts = MoE(experts=8, top_k=2, expert=Gated(hidden=14_336))
+    experts = MoE(experts=8, top_k=2, expert=Gated(hidden=14_336), form=Dropless(rounds=8, room=1.0))
     block = Block(mixer=Attention(heads=32, kv_heads=8, position=Rotary(theta=1e6)), ffn=experts)
     model = Decoder(vocab=32_000, width=4096, stack=repeat(block, 32))
     return planned(model, 4 * 32, 4096, CausalLM(auxiliary=(("load_balance", 0.01),)))

@@ -16,9 +16,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from llmlab import axes
@@ -29,7 +31,7 @@ from llmlab.kernels.receipt import note
 from llmlab.nn.activation import activate
 from llmlab.nn.parts import Declared
 
-ROOM = 1.25  # places of a round, times the even share of a device
+ARRIVED = jax.checkpoint_policies.save_only_these_names("arrived")  # what came from other devices
 Weights = dict[str, jax.Array]  # of "gate" (where there is one), "up" and "down"
 LETTERS = {"gate": "EdF", "up": "EdF", "down": "EFd"}  # the width is whole where experts work
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # of rows and the matrices of their experts
@@ -77,6 +79,8 @@ class Choice:
     experts_BLk: jax.Array
     weights_BLk: jax.Array
     count: int = dataclasses.field(metadata={"static": True})
+    rounds: int = dataclasses.field(default=1, metadata={"static": True})  # as in Dropless
+    room: float = dataclasses.field(default=1.25, metadata={"static": True})
 
     def run(self, x_BLD: jax.Array, weights: Weights, activation: str) -> jax.Array:
         """The weighted sum of what the experts make of each token; none is dropped."""
@@ -89,17 +93,13 @@ class Choice:
 
         def local(x_BLD, experts_BLk, weights_BLk, weights):
             x_TD = x_BLD.reshape(-1, x_BLD.shape[2])
-            experts_TK, weights_TK = (a.reshape(len(x_TD), -1) for a in (experts_BLk, weights_BLk))
+            chosen = [a.reshape(len(x_TD), -1) for a in (experts_BLk, weights_BLk)]
             if travels:
-                y_TD = _travel(
-                    x_TD, experts_TK, weights_TK, lambda *a: _sorted(*a, weights, activation), place, self.count
-                )
+                y_TD = self._travel(x_TD, *chosen, weights, activation, place)
             else:
                 if gathered:
-                    x_TD, experts_TK, weights_TK = (
-                        jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
-                    )
-                y_TD = _sorted(x_TD, experts_TK - _first(place["E"], weights), weights_TK, weights, activation)
+                    x_TD, *chosen = (jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, *chosen))
+                y_TD = _sorted(x_TD, chosen[0] - _first(place["E"], weights), chosen[1], weights, activation)
                 if gathered:
                     y_TD = jax.lax.psum_scatter(y_TD, gathered, tiled=True)
             y_TD = jax.lax.psum(y_TD, summed) if summed else y_TD
@@ -108,58 +108,97 @@ class Choice:
         letters = ("BLd", "BLk", "BLk", {name: LETTERS[name] for name in weights})
         return spread(local, place, letters, "BLd")(x_BLD, self.experts_BLk, self.weights_BLk, weights)
 
+    def _travel(self, x_TD, experts_TK, weights_TK, weights: Weights, activation: str, place):
+        """What the experts of all devices of the group make of this one's tokens, by all-to-all in rounds."""
+        group, (tokens, choices) = place["E"], experts_TK.shape
+        devices = math.prod(axes.scope()[0].shape[axis] for axis in group)
+        here, most = self.count // devices, tokens * min(choices, self.count // devices)  # `most` choose one device
+        size = min(math.ceil(self.room * tokens * choices / devices / self.rounds), most)
+        whole = math.ceil(most / size)
+        always = min(self.rounds, whole)
+        experts_A, weights_A = experts_TK.reshape(-1), weights_TK.reshape(-1)
+        device_A = jnp.minimum(experts_A // here, devices)  # `devices` for a choice of none
+        rank_A = jnp.where(device_A < devices, rank(device_A, devices), -1)
+        send = lambda a: jax.lax.all_to_all(a, group, 0, 0, tiled=True)
 
-def _travel(x_TD, experts_TK, weights_TK, work: Callable, place: dict[str, tuple[str, ...]], count: int):
-    """What the experts of all devices of the group make of this one's tokens, by all-to-all in rounds.
+        def work(weights, given):
+            """One round: there, through the experts, and back. `weights` add up their gradients in float32."""
+            x_PD, experts_P, weights_P = given
+            weights = {name: w.astype(x_PD.dtype) for name, w in weights.items()}
+            x_PD = checkpoint_name(send(x_PD), "arrived")
+            y_PD = _sorted(x_PD, send(experts_P)[:, None], send(weights_P)[:, None], weights, activation)
+            return send(y_PD.astype(x_PD.dtype))
 
-    work(x, experts, weights): the weighted sum over the experts that are here. count: experts in all.
+        def run(first, count, work):
+            """The sum of what comes back in the rounds from `first` on."""
+            round_A, place_A = jnp.divmod(rank_A - first * size, size)
+            place_A, places = (round_A * devices + device_A) * size + place_A, count * devices * size
+            place_A = jnp.where((round_A < 0) | (round_A >= count), places, place_A)
+            put = lambda a, empty: jnp.full(places, empty, a.dtype).at[place_A].set(a, mode="drop")
+            choice_P = put(jnp.arange(tokens * choices), tokens * choices)
+            x_PD = take(x_TD, choice_P // choices, place_A.reshape(tokens, choices))
+            given = (x_PD, put(experts_A % here, here), put(weights_A, 0))
+            given = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), given)
+            if count == 1:
+                y_PD = work(weights, jax.tree.map(lambda a: a[0], given))
+            else:
+                wide = jax.tree.map(lambda w: w.astype(jnp.float32), weights)
+                y_PD = jax.lax.map(partial(work, wide), given).reshape(places, -1)
+            return collect(y_PD, choice_P // choices, place_A.reshape(tokens, choices))
+
+        again = jax.checkpoint(work, prevent_cse=False, policy=ARRIVED)
+        y_TD = run(0, always, again if always > 1 else work)
+        if always == whole:
+            return y_TD
+        needed = jax.lax.pmax(rank_A.max(), place["B"] + place["L"]) // size + 1  # all devices do as many
+
+        def more(y_TD, number):
+            add = jax.checkpoint(lambda y_TD: y_TD + run(number, 1, work), prevent_cse=False)
+            with jax.named_scope(RARE):
+                return jax.lax.cond(number < needed, add, lambda y_TD: y_TD, y_TD), None
+
+        return jax.lax.scan(more, y_TD, jnp.arange(always, whole))[0]
+
+
+@jax.custom_vjp
+def take(x_SD: jax.Array, source_P: jax.Array, places_SK: jax.Array) -> jax.Array:
+    """The row that fills each place, zeros where none does (`source_P` is S then).
+
+    places_SK: the places that a row fills, P for none. With them the gradient is no scatter but a sum of rows.
     """
-    group, (tokens, choices) = place["E"], experts_TK.shape
-    devices = math.prod(axes.scope()[0].shape[axis] for axis in group)
-    here, most = count // devices, tokens * min(choices, count // devices)  # choices of one device by this one
-    size = min(math.ceil(ROOM * tokens * choices / devices), most)
-    experts_A, weights_A = experts_TK.reshape(-1), weights_TK.reshape(-1)
-    device_A = jnp.minimum(experts_A // here, devices)  # `devices` for a choice of none
-    rank_A = jnp.where(device_A < devices, rank(device_A, devices), -1)
-    token_A = jnp.repeat(jnp.arange(tokens), choices)
-    send = lambda a: jax.lax.all_to_all(a, group, 0, 0, tiled=True)
+    return x_SD.at[source_P].get(mode="fill", fill_value=0)
 
-    def run(number):
-        """The round in which places `number * size` and on of each device travel."""
-        place_A = rank_A - number * size
-        place_A = jnp.where((place_A >= 0) & (place_A < size), device_A * size + place_A, devices * size)
-        put = lambda empty, a: jnp.full(devices * size, empty, a.dtype).at[place_A].set(a, mode="drop")
-        token_P = put(tokens, token_A)
-        x_PD = send(x_TD.at[token_P].get(mode="fill", fill_value=0))
-        experts_P, weights_P = send(put(here, experts_A % here)), send(put(0, weights_A))
-        y_PD = send(work(x_PD, experts_P[:, None], weights_P[:, None]).astype(x_TD.dtype))
-        return jnp.zeros((tokens, x_TD.shape[1])).at[token_P].add(y_PD.astype(jnp.float32), mode="drop")
 
-    y_TD, rounds = run(0), math.ceil(most / size)
-    if rounds == 1:
-        return y_TD
-    needed = jax.lax.pmax(rank_A.max(), place["B"] + place["L"]) // size + 1  # all devices do as many
+@jax.custom_vjp
+def collect(y_PD: jax.Array, source_P: jax.Array, places_SK: jax.Array) -> jax.Array:
+    """The sum over the places that a row fills, in float32: `take` transposed."""
+    return y_PD.at[places_SK].get(mode="fill", fill_value=0).sum(1, dtype=jnp.float32)
 
-    def more(y_TD, number):
-        add = jax.checkpoint(lambda y_TD: y_TD + run(number), prevent_cse=False)
-        with jax.named_scope(RARE):
-            return jax.lax.cond(number < needed, add, lambda y_TD: y_TD, y_TD), None
 
-    return jax.lax.scan(more, y_TD, jnp.arange(1, rounds))[0]
+take.defvjp(
+    lambda x_SD, *places: (take(x_SD, *places), places),
+    lambda places, dy_PD: (collect(dy_PD, *places).astype(dy_PD.dtype), None, None),
+)
+collect.defvjp(
+    lambda y_PD, *places: (
+        collect(y_PD, *places),
+        (places, jnp.zeros(0, y_PD.dtype)),
+    ),  # what to save is the type alone
+    lambda saved, dy_SD: (take(dy_SD.astype(saved[1].dtype), *saved[0]), None, None),
+)
 
 
 def _sorted(x_TD, experts_TK, weights_TK, weights: Weights, activation: str):
     """The sum over each token's choices among the experts whose weights are here, in float32."""
-    (tokens, width), choices, experts = x_TD.shape, experts_TK.shape[1], len(weights["up"])
+    (tokens, choices), experts = experts_TK.shape, len(weights["up"])
     experts_A = experts_TK.reshape(-1)
     experts_A = jnp.where((experts_A < 0) | (experts_A > experts), experts, experts_A)
     groups, row_A = lay_out(experts_A, experts, tokens * min(choices, experts))
-    token_A = jnp.repeat(jnp.arange(tokens), choices)
-    token_R = jnp.full(groups.rows, tokens).at[row_A].set(token_A, mode="drop")
-    weight_R = jnp.zeros(groups.rows, jnp.float32).at[row_A].set(weights_TK.reshape(-1), mode="drop")
-    x_RD = x_TD.at[token_R].get(mode="fill", fill_value=0)
+    choice_R = jnp.full(groups.rows, tokens * choices).at[row_A].set(jnp.arange(tokens * choices), mode="drop")
+    x_RD = take(x_TD, choice_R // choices, row_A.reshape(tokens, choices))
     y_RD = feed(x_RD, weights, activation, lambda x, w: grouped_matmul(x, w, groups))
-    return jnp.zeros((tokens, width)).at[token_R].add(y_RD.astype(jnp.float32) * weight_R[:, None], mode="drop")
+    y_TKD = take(y_RD, row_A, choice_R[:, None]).reshape(tokens, choices, -1)
+    return (y_TKD.astype(jnp.float32) * weights_TK[..., None]).sum(1)
 
 
 @jax.tree_util.register_dataclass
@@ -258,10 +297,24 @@ class Form(Config):
 
 @config
 class Dropless(Form):
-    """Every choice is carried out (Gale et al., 2022)."""
+    """Every choice is carried out (Gale et al., 2022).
+
+    Where experts are shared over devices, tokens travel in `rounds`, which together have `room` times the places that
+    even choices need; more of that size follow while any token is left. Of several rounds the experts hold the hidden
+    units of one at a time, and the backward pass computes each again.
+    """
+
+    rounds: int = 1
+    room: float = 1.25
+
+    def check(self):
+        if self.rounds < 1 or self.room <= 0:
+            raise ValueError(f"Dropless: rounds is {self.rounds}, 1 or more; room is {self.room}, above 0")
 
     def arrange(self, routed, top_k):
-        return routed, {}
+        if isinstance(routed, Buckets):
+            return routed, {}
+        return dataclasses.replace(routed, rounds=self.rounds, room=self.room), {}
 
     def rows(self, batch, length, experts, top_k):
         return plan_rows(batch * length * min(top_k, experts), experts)[0]

@@ -10,8 +10,8 @@ import pytest
 
 from llmlab import axes
 from llmlab.config import config
-from llmlab.cost import Shape
-from llmlab.ffn import Capacity, Dropless, ExpertChoice, Gated, Mlp, MoE, Sigmoid, TopK, dispatch
+from llmlab.cost import Shape, work
+from llmlab.ffn import Capacity, Dropless, ExpertChoice, Gated, Mlp, MoE, Sigmoid, TopK
 from llmlab.kernels.receipt import receipt
 from llmlab.mesh import Mesh
 from llmlab.nn import Context
@@ -290,15 +290,41 @@ def test_experts_over_devices_equal_one_device(kind, layout):
         np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
 
 
-def test_dropless_tokens_travel_in_as_many_rounds_as_they_need(monkeypatch):
-    """Places for a tenth of an even share: nearly every round is a further one."""
-    monkeypatch.setattr(dispatch, "ROOM", 0.1)
-    (plain, alone), (step, given) = over(Mesh(data=8), EIGHT, axes.Rules()), over(Mesh(data=2, expert=4), EIGHT)
+@pytest.mark.parametrize("form", [Dropless(room=0.1), Dropless(rounds=3, room=0.5), Dropless(rounds=4)])
+def test_dropless_tokens_travel_in_as_many_rounds_as_they_need(form):
+    """With places for a tenth of an even share nearly every round is a further one."""
+    (plain, alone), mesh = over(Mesh(data=8), EIGHT, axes.Rules()), Mesh(data=2, expert=4)
+    step, given = over(mesh, dataclasses.replace(EIGHT, form=form))
     with receipt() as found:
         values = step(*given)
     assert found["experts"] == "tokens travel by all-to-all"
     for value, right in zip(jax.tree.leaves(values), jax.tree.leaves(plain(*alone))):
         np.testing.assert_allclose(value, right, rtol=1e-3, atol=1e-4)
+
+
+def test_rounds_travel_in_smaller_messages():
+    largest = []
+    for rounds in (1, 4):
+        form = Dropless(rounds=rounds, room=2.0)  # places for 4 x 2 of the 16 choices of a device
+        step, given = over(Mesh(data=2, expert=4), dataclasses.replace(EIGHT, form=form))
+        sent = [line.split(" all-to-all(") for line in step.lower(*given).compile().as_text().splitlines()]
+        largest.append(max(sum(array_bytes(parts[0])) for parts in sent if len(parts) == 2))
+    assert largest == [4 * 8 * 8 * 4, 4 * 2 * 8 * 4]  # devices, places, width, bytes
+
+
+def test_rounds_are_computed_again_once_where_layers_are():
+    """Under a policy that saves nothing, experts in four rounds do what they do in one, but for padding of blocks."""
+    grid, found = Mesh(data=2, expert=4).build(jax.devices()[:8]), []
+    _, params, stats = split(EIGHT.build(DIMS | {"D": 64}, Rngs(params=0)))
+    ctx = Context(positions_BL=jnp.tile(jnp.arange(64), (8, 1)))
+    for rounds in (1, 4):
+        cfg = dataclasses.replace(EIGHT, form=Dropless(rounds=rounds))
+        layer = split(cfg.build(DIMS | {"D": 64}, Rngs(params=0)))[0]
+        run = jax.checkpoint(lambda params, x_BLD, layer=layer: merge(layer, params, stats)(x_BLD, ctx)[0])
+        with axes.use(grid, axes.every()):
+            loss = lambda params, x_BLD, run=run: jnp.square(run(params, x_BLD)).sum()
+            found.append(work(jax.make_jaxpr(jax.grad(loss))(params, jnp.zeros((8, 64, 64)))).products)
+    assert 1 <= found[1] / found[0] < 1.15
 
 
 def test_buckets_travel_by_all_to_all():
@@ -325,6 +351,8 @@ def test_values_that_do_not_fit_are_refused(change, message):
         dataclasses.replace(PLAIN, **change)
     with pytest.raises(ValueError, match="Capacity.factor is 0"):
         Capacity(factor=0)
+    with pytest.raises(ValueError, match="Dropless: rounds is 0, 1 or more"):
+        Dropless(rounds=0)
 
 
 def test_buckets_refuse_rules_that_share_experts_half_with_the_batch():
