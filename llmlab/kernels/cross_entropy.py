@@ -1,10 +1,10 @@
 """The loss of a linear head, without its logits: the product with the vocabulary and the cross-entropy, in chunks.
 
 The gradients are formed in the forward pass, chunk by chunk, while the logits of the chunk exist; the backward pass
-only scales them. So three products are done, not four, and B x L x V numbers never exist. Chunks interleave the
-positions (chunk i of n holds positions i, i + n, ...), which keeps B and L sharded as they are.
+only scales them. So three products are done, not four, and B x L x V numbers never exist. Each device cuts its own
+positions.
 
-Letters of this file: n, chunks; l, positions of one chunk.
+Letters of this file: T, the positions of all rows on one device; t, those of one chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from llmlab import axes
-from llmlab.kernels.matmul import flattens
+from llmlab.kernels.matmul import dot
 from llmlab.kernels.receipt import note
 
 CHUNK_ELEMENTS = 2**23  # logits that one device holds at a time (32 MiB in float32)
@@ -50,40 +50,30 @@ def cross_entropy(
     logits = scale * x w^T + bias, capped if asked; the loss adds label smoothing and z_loss * log(Z)^2 (PaLM).
     Differentiable in x, w and bias, through the first result alone.
     """
-    count, spare = chunks(x_BLD.shape[:2], w_VD.shape[0])
-    note("cross-entropy", f"fused linear, {count} chunk{'s' * (count > 1)}")
-    if not spare:
-        return _fused(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL)
-    longer = lambda a: jnp.pad(a, ((0, 0), (0, spare), (0, 0))[: a.ndim])
-    loss, sums = _fused(form, count, longer(x_BLD), w_VD, bias_V, longer(targets_BL), longer(weights_BL))
-    return loss, {**sums, "hits_BL": sums["hits_BL"][:, : x_BLD.shape[1]]}
+    return _fused(form, x_BLD, w_VD, bias_V, targets_BL, weights_BL)
 
 
-def chunks(shape: tuple[int, int], vocab: int) -> tuple[int, int]:
+def chunks(tokens: int, vocab: int) -> tuple[int, int]:
     """(chunks that keep the logits of a device small, positions that are added so that they are equal).
 
-    None are added where at most a quarter more chunks than the fewest divide L.
+    None are added where at most a quarter more chunks than the fewest divide the tokens of the device.
     """
-    found = axes.scope()
-    sizes = dict(found[0].shape) if found else {}
-    devices = found[0].size if found else 1
-    length = shape[1] // sizes.get("sequence", 1)
     most = CHUNK_ELEMENTS if axes.platform() == "cpu" else max(CHUNK_ELEMENTS, ROWS * vocab)
-    fewest = max(1, min(length, -(-shape[0] * shape[1] * vocab // (most * devices))))
-    count = next((n for n in range(fewest, min(fewest + fewest // 4, length) + 1) if length % n == 0), fewest)
-    return count, sizes.get("sequence", 1) * (-length % count)
+    fewest = max(1, min(tokens, -(-tokens * vocab // most)))
+    count = next((n for n in range(fewest, min(fewest + fewest // 4, tokens) + 1) if tokens % n == 0), fewest)
+    return count, -tokens % count
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _fused(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL):
-    return _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients=False)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(form, *given):
+    return _run(form, *given, gradients=False)[0]
 
 
-def _forward(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL):
-    return _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients=True)
+def _forward(form, *given):
+    return _run(form, *given, gradients=True)
 
 
-def _backward(form, count, gradients, cotangents):
+def _backward(form, gradients, cotangents):
     dx_BLD, dw_VD, dbias_V = gradients
     scale = cotangents[0]
     dbias_V = None if dbias_V is None else (scale * dbias_V)
@@ -109,8 +99,8 @@ class Place:
         return jax.lax.psum(a, self.rows) if self.rows else a
 
 
-def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
-    """Sums over chunks; with `gradients`, also those with respect to x, w and bias.
+def _run(form, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
+    """The sums; with `gradients`, also those with respect to x, w and bias.
 
     Over a mesh each device takes its rows, positions and entries of the vocabulary: the head is gathered once, before
     the loop, and its gradient summed over devices once, after it.
@@ -118,7 +108,7 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     w_VD, found = w_VD.astype(x_BLD.dtype), axes.scope()
     given = (x_BLD, w_VD, bias_V, targets_BL, weights_BL)
     if found is None or found[0].size == 1:
-        return _local(form, count, Place(), gradients, *given)
+        return _local(form, Place(), gradients, *given)
     mesh, rules = found
     part = lambda letters, shape, kind=rules.live: axes.spec(letters, shape, kind, dict(mesh.shape))
     row, entry, stored = part("BL", x_BLD.shape[:2]), part("Vd", w_VD.shape), part("VD", w_VD.shape, rules.stored)
@@ -129,7 +119,7 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     sums = (whole, {"nll": whole, "correct": whole, "hits_BL": row})
     grads = (narrow, stored if cut else entry, bias or None) if gradients else ()
     run = jax.shard_map(
-        partial(_local, form, count, place, gradients),
+        partial(_local, form, place, gradients),
         mesh=mesh,
         in_specs=(narrow, entry, bias or None, row, row),
         out_specs=(sums, grads),
@@ -138,32 +128,32 @@ def _scan(form, count, x_BLD, w_VD, bias_V, targets_BL, weights_BL, gradients):
     return run(*given)
 
 
-def _local(form, count, place: Place, gradients: bool, *given):
+def _local(form, place: Place, gradients: bool, x_BLD, w_VD, bias_V, targets_BL, weights_BL):
     """What one device adds, chunk after chunk, and then the sums over devices."""
-    x_BLD, w_VD, bias_V, targets_BL, weights_BL = given
-    cut = lambda a: jnp.moveaxis(a.reshape(a.shape[0], a.shape[1] // count, count, *a.shape[2:]), 2, 0)
-    chunk = partial(_chunk, form, place, w_VD, bias_V, gradients=gradients)
+    tokens = targets_BL.size
+    count, spare = chunks(tokens, len(w_VD))
+    note("cross-entropy", f"fused linear, {count} chunk{'s' * (count > 1)}")
+    chunk = partial(_chunk, form, place, w_VD, bias_V, gradients)
+    given = [a.reshape(tokens, *a.shape[2:]) for a in (x_BLD, targets_BL, weights_BL)]
     if count == 1:
-        sums, hits_BL, grads = chunk(x_BLD, targets_BL, weights_BL)
+        sums, summed, *joined = chunk(*given)
     else:
 
         def body(carry, inputs):
-            sums, hits_Bl, grads = chunk(*inputs)
-            dx_BlD = grads[0] if gradients else None
-            carry = jax.tree.map(jnp.add, carry, (sums, grads[1:] if gradients else ()))
-            return carry, (hits_Bl, dx_BlD)
+            *added, hits_t, dx_tD = chunk(*inputs)
+            return jax.tree.map(jnp.add, carry, added), (hits_t, dx_tD)
 
-        inputs = (cut(x_BLD), cut(targets_BL), cut(weights_BL))
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, *(a[0] for a in inputs)))
-        (sums, summed), joined = jax.lax.scan(body, (zero[0], zero[2][1:] if gradients else ()), inputs)
-        hits_BL, dx_BLD = jax.tree.map(
-            lambda a: jnp.moveaxis(a, 0, 2).reshape(a.shape[1], a.shape[2] * count, *a.shape[3:]), joined
-        )
-        grads = (dx_BLD, *summed) if gradients else ()
+        given = [jnp.pad(a, ((0, spare), (0, 0))[: a.ndim]).reshape(count, -1, *a.shape[1:]) for a in given]
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, *(a[0] for a in given))[:2])
+        (sums, summed), joined = jax.lax.scan(body, list(zero), given)
+        joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:tokens], joined)
+    hits_BL = joined[0].reshape(targets_BL.shape)
     loss, nll, correct = place.over_rows((*sums, (hits_BL * weights_BL).sum()))
+    grads = ()
     if gradients:
-        dx_BLD, dw_VD, dbias_V = grads
-        grads = (dx_BLD, _summed(dw_VD, place, x_BLD.dtype), None if dbias_V is None else place.over_rows(dbias_V))
+        dw_VD, dbias_V = summed
+        dbias_V = None if dbias_V is None else place.over_rows(dbias_V)
+        grads = (joined[1].reshape(x_BLD.shape), _summed(dw_VD, place, x_BLD.dtype), dbias_V)
         if place.rows:  # the whole gradient of the head is gone before the layers' backward pass begins
             grads = jax.lax.optimization_barrier(grads)
     return (loss, {"nll": nll, "correct": correct, "hits_BL": hits_BL}), grads
@@ -181,43 +171,40 @@ def _summed(dw_VD, place: Place, dtype):
     return (jax.lax.psum(dw_VD, rest) if rest else dw_VD).astype(jnp.float32)
 
 
-def _chunk(form: Form, place: Place, w_VD, bias_V, x_BLD, targets_BL, weights_BL, gradients):
+def _chunk(form: Form, place: Place, w_VD, bias_V, gradients, x_tD, targets_t, weights_t):
+    """(sums, sums that are gradients of the head, hits, the gradient of x) of one chunk."""
     first = jax.lax.axis_index(place.entries) * w_VD.shape[0] if place.entries else 0
     entries_V = first + jnp.arange(w_VD.shape[0])
     total = partial(place.over_entries, jax.lax.psum)
-    raw_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, w_VD, preferred_element_type=jnp.float32)
-    logits_BLV = finish(raw_BLV, bias_V, form, entries_V)
-    top_BL = place.over_entries(jax.lax.pmax, logits_BLV.max(-1))
-    logz_BL = top_BL + jnp.log(total(jnp.exp(logits_BLV - top_BL[..., None]).sum(-1)))
-    hit_BLV = entries_V == targets_BL[..., None]
-    target_BL = total(jnp.where(hit_BLV, logits_BLV, 0).sum(-1))
-    nll_BL = logz_BL - target_BL
-    loss_BL = nll_BL + form.z_loss * logz_BL**2
+    raw_tV = dot(x_tD, w_VD, 1, 1)
+    logits_tV = finish(raw_tV, bias_V, form, entries_V)
+    top_t = place.over_entries(jax.lax.pmax, logits_tV.max(-1))
+    logz_t = top_t + jnp.log(total(jnp.exp(logits_tV - top_t[..., None]).sum(-1)))
+    hit_tV = entries_V == targets_t[..., None]
+    target_t = total(jnp.where(hit_tV, logits_tV, 0).sum(-1))
+    nll_t = logz_t - target_t
+    loss_t = nll_t + form.z_loss * logz_t**2
     if form.smoothing:
-        mean_BL = total(jnp.where(entries_V < form.vocab, logits_BLV, 0).sum(-1)) / form.vocab
-        loss_BL += form.smoothing * (target_BL - mean_BL)
-    alone_BL = total((logits_BLV >= top_BL[..., None]).sum(-1)) == 1  # a tie is no hit
-    hits_BL = alone_BL & (target_BL >= top_BL)
-    sums = tuple((a_BL * weights_BL).sum() for a_BL in (loss_BL, nll_BL))
+        mean_t = total(jnp.where(entries_V < form.vocab, logits_tV, 0).sum(-1)) / form.vocab
+        loss_t += form.smoothing * (target_t - mean_t)
+    alone_t = total((logits_tV >= top_t[..., None]).sum(-1)) == 1  # a tie is no hit
+    hits_t = alone_t & (target_t >= top_t)
+    sums = tuple((a_t * weights_t).sum() for a_t in (loss_t, nll_t))
     if not gradients:
-        return sums, hits_BL, ()
-    dlogits_BLV = jnp.exp(logits_BLV - logz_BL[..., None]) * (1 + 2 * form.z_loss * logz_BL)[..., None]
-    dlogits_BLV -= jnp.where(hit_BLV, 1 - form.smoothing, 0) + form.smoothing / form.vocab
+        return sums, (), hits_t, None
+    dlogits_tV = jnp.exp(logits_tV - logz_t[..., None]) * (1 + 2 * form.z_loss * logz_t)[..., None]
+    dlogits_tV -= jnp.where(hit_tV, 1 - form.smoothing, 0) + form.smoothing / form.vocab
     if form.softcap is not None:
-        dlogits_BLV *= 1 - (logits_BLV / form.softcap) ** 2
-    dlogits_BLV = jnp.where(entries_V < form.vocab, dlogits_BLV, 0) * weights_BL[..., None]  # padding may be inf here
-    dbias_V = None if bias_V is None else dlogits_BLV.sum((0, 1))
-    dlogits_BLV = (form.scale * dlogits_BLV).astype(x_BLD.dtype)
-    dx_BLD = total(jnp.einsum("BLV,VD->BLD", dlogits_BLV, w_VD, preferred_element_type=jnp.float32))
-    return sums, hits_BL, (dx_BLD.astype(x_BLD.dtype), _head_gradient(dlogits_BLV, x_BLD), dbias_V)
-
-
-def _head_gradient(dlogits_BLV, x_BLD):
-    if not flattens():
-        return jnp.einsum("BLV,BLD->VD", dlogits_BLV, x_BLD, preferred_element_type=jnp.float32)
-    # XLA's CPU backend makes the D x V product twice as fast; the barrier keeps it from folding the transposition in.
-    dw_DV = jnp.einsum("BLD,BLV->DV", x_BLD, dlogits_BLV, preferred_element_type=jnp.float32)
-    return jax.lax.optimization_barrier(dw_DV).T
+        dlogits_tV *= 1 - (logits_tV / form.softcap) ** 2
+    dlogits_tV = jnp.where(entries_V < form.vocab, dlogits_tV, 0) * weights_t[..., None]  # padding may be inf here
+    dbias_V = None if bias_V is None else dlogits_tV.sum(0)
+    dlogits_tV = (form.scale * dlogits_tV).astype(x_tD.dtype)
+    dx_tD = total(dot(dlogits_tV, w_VD, 1, 0))
+    if axes.platform() == "cpu":  # the D x V product is twice as fast; the barrier keeps the transposition out of it
+        dw_VD = jax.lax.optimization_barrier(dot(x_tD, dlogits_tV, 0, 0)).T
+    else:
+        dw_VD = dot(dlogits_tV, x_tD, 0, 0)
+    return sums, (dw_VD, dbias_V), hits_t, dx_tD.astype(x_tD.dtype)
 
 
 def finish(raw: jax.Array, bias_V: jax.Array | None, form: Form, entries_V: jax.Array | None = None) -> jax.Array:

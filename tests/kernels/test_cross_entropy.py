@@ -66,7 +66,7 @@ def close(found, expected, tolerance=1e-5):
 
 
 def test_value_and_gradients_equal_the_plain_formula(monkeypatch):
-    counts = [1, 3, 7, 2, 12]  # chunks (7 do not divide the positions) of each form; every second has no bias
+    counts = [1, 3, 9, 2, 24]  # chunks (9 do not divide the positions) of each form; every second has no bias
 
     @jax.jit
     def both(x_BLD, w_VD, bias_V):
@@ -74,7 +74,7 @@ def test_value_and_gradients_equal_the_plain_formula(monkeypatch):
         for number, (form, count) in enumerate(zip(FORMS, counts)):
             arrays = (x_BLD, w_VD, None if number % 2 else bias_V)
             monkeypatch.setattr(kernel, "CHUNK_ELEMENTS", -(-BATCH * LENGTH * PADDED // count))
-            assert chunks((BATCH, LENGTH), PADDED) == (count, -LENGTH % count)
+            assert chunks(BATCH * LENGTH, PADDED) == (count, -BATCH * LENGTH % count)
             found.append((graded(fused, form, *arrays), graded(plain, form, *arrays)))
         return found, fused(FORMS[-1], x_BLD, w_VD, bias_V)  # and without gradients
 
@@ -97,10 +97,12 @@ def test_sharded_over_eight_devices_it_is_the_same(monkeypatch):
     @jax.jit
     def step(x_BLD, w_VD, bias_V):
         with axes.use(mesh, rules):
-            assert chunks((BATCH, LENGTH), PADDED) == (3, 0)
             return graded(fused, form, axes.shard(x_BLD, "BLD"), w_VD, bias_V)
 
-    close(step(ARRAYS[0], w_VD, ARRAYS[2]), jax.jit(lambda *a: graded(plain, form, *a))(*ARRAYS))
+    with receipt() as kernels:
+        found = step(ARRAYS[0], w_VD, ARRAYS[2])
+    assert kernels == {"cross-entropy": "fused linear, 3 chunks"}  # of the 1 x 6 positions and 8 entries of a device
+    close(found, jax.jit(lambda *a: graded(plain, form, *a))(*ARRAYS))
 
 
 def test_half_precision_is_near_and_gradients_keep_their_types():
@@ -156,23 +158,12 @@ def test_full_logits_never_exist():
 
 
 @pytest.mark.parametrize(
-    ("shape", "count", "spare"),
-    [
-        ((1, 1), 1, 0),
-        ((8, 256), 8, 0),
-        ((8, 257), 9, 4),
-        ((8, 258), 9, 3),
-        ((1, 7), 1, 0),
-        ((2, 384), 3, 0),
-        ((2, 3), 3, 0),
-    ],
+    ("tokens", "count", "spare"),
+    [(1, 1, 0), (2048, 8, 0), (2056, 9, 5), (2061, 9, 0), (7, 1, 0), (768, 3, 0)],
 )
-def test_chunks_are_few_small_and_equal(shape, count, spare):
-    vocab = 2**40 if shape == (2, 3) else 2**15  # of which even single positions are too large
-    assert chunks(shape, vocab) == (count, spare)
+def test_chunks_are_few_small_and_equal(tokens, count, spare):
+    assert chunks(tokens, 2**15) == (count, spare)
 
 
-def test_chunks_count_the_share_of_one_device():
-    with axes.use(Mesh(fsdp=4, sequence=2).build(), axes.every()):
-        assert chunks((8, 256), 2**15) == (1, 0) and chunks((64, 256), 2**15) == (8, 0)
-        assert chunks((8, 6), 2**30) == (3, 0)  # a chunk holds positions of both shares of the length
+def test_a_chunk_has_a_position_however_large_the_vocabulary_is():
+    assert chunks(6, 2**40) == (6, 0)
