@@ -60,11 +60,13 @@ _product.defvjp(_forward, _backward)
 
 def dot(a, b, axis_a: int, axis_b: int):
     """a (2-D) times b over one axis each, summed in float32 (which also is what reaches a CPU's bf16 matrix unit)."""
-    rows = a.shape[0]
-    few = axis_a == 1 and rows < FEW and a.dtype == jnp.bfloat16 and axes.platform() == "cpu"
-    a = jnp.pad(a, ((0, FEW - rows), (0, 0))) if few else a
-    y = jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
-    return y[:rows] if few else y
+    rows, half, over = a.shape[0], a.dtype == jnp.bfloat16 and axes.platform() == "cpu", ((axis_a,), (axis_b,))
+    if half and axis_a == axis_b == 0:  # so that unit is reached for gradients of weights too, as of jax 0.12
+        a, b, over = a[None], b[None], ((0, 1), (0, 1))
+    elif half and axis_a == 1 and rows < FEW:
+        a = jnp.pad(a, ((0, FEW - rows), (0, 0)))
+    y = jax.lax.dot_general(a, b, (over, ((), ())), preferred_element_type=jnp.float32)
+    return y if axis_a == 0 else y[:rows]
 
 
 def scores(x_BLD: jax.Array, w_VD: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -21,8 +22,9 @@ ACTIVATIONS = {
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
 def activate(name: str, *factors_BLF: jax.Array) -> jax.Array:
-    """The activation of the first factor, times the others. Only its inputs are saved for the backward pass."""
-    y_BLF = ACTIVATIONS[name](factors_BLF[0])
-    for factor_BLF in factors_BLF[1:]:
-        y_BLF *= factor_BLF
-    return y_BLF
+    """The activation of the first factor, times the others, in float32 between the types of the first.
+
+    Only the factors are saved for the backward pass.
+    """
+    first, *others = (factor_BLF.astype(jnp.float32) for factor_BLF in factors_BLF)
+    return math.prod(others, start=ACTIVATIONS[name](first)).astype(factors_BLF[0].dtype)
