@@ -49,6 +49,13 @@ class Maybe(Config):
     axis: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Beside(Maybe):
+    """The same, in arrays that also have `letter`."""
+
+    letter: str
+
+
 Rule = tuple[str, tuple[str | Maybe, ...]]  # one letter and the mesh axes that share it
 
 
@@ -115,6 +122,11 @@ def sequence() -> Rules:
     return Rules(name="sequence", live=(("L", ("sequence",)),))
 
 
+def stream() -> Rules:
+    """What `tensor` repeats is shared too: positions, where an array has the width (Korthikanti et al., 2022)."""
+    return Rules(name="stream", live=(("L", (Beside("tensor", "D"),)),))
+
+
 def expert() -> Rules:
     """Experts are shared; outside them the axis shares the batch, and other parameters along the width as `fsdp`."""
     stored = (("E", ("expert",)), ("D", (Maybe("expert"),)))
@@ -140,7 +152,7 @@ def spec(letters: str, shape: tuple[int, ...], rules: tuple[Rule, ...], sizes: d
             name = axis.axis if isinstance(axis, Maybe) else axis
             if name not in sizes:
                 raise LayoutError(f"the rule of {letter!r} names mesh axis {name!r}; the mesh has {', '.join(sizes)}")
-            if sizes[name] == 1:
+            if sizes[name] == 1 or (isinstance(axis, Beside) and axis.letter not in letters):
                 continue
             if isinstance(axis, Maybe) and (left % sizes[name] or name in used):
                 continue

@@ -73,16 +73,19 @@ def visible_pairs(length: int, memory: int, causal: bool, window: int | None = N
 class Work:
     """FLOPs of a traced program. products: of matrix products, convolutions and kernels. elementwise: one for each
     number that an elementwise function gives and for each that a reduction reads; a program is bound by their bytes.
+    received: bytes that devices get of others because a part says so: by an exchange that it writes itself, or by
+    holding activations whole along positions that the mesh shares. What the partitioner adds is not in a trace.
     """
 
     products: int = 0
     elementwise: int = 0
+    received: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.products + other.products, self.elementwise + other.elementwise)
+        return Work(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
 
     def __mul__(self, times: int) -> Work:
-        return Work(self.products * times, self.elementwise * times)
+        return Work(*(times * a for a in dataclasses.astuple(self)))
 
 
 def traced_flops(function, *args) -> int:
@@ -125,23 +128,9 @@ def _named(function, name: str):
     return jax.jit(named)
 
 
+EXCHANGES = ("all_to_all", "ragged_all_to_all", "ppermute")
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "cumsum", "cumprod", "cummax", "sort")
-ELEMENTWISE = (
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "max",
-    "min",
-    "neg",
-    "abs",
-    "sign",
-    "floor",
-    "round",
-    "clamp",
-    "rem",
-    "add_any",
-)
+ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "floor", "round", "clamp", "rem")
 ELEMENTWISE += ("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "erf_inv", "sin", "cos", "select_n")
 ELEMENTWISE += ("add_any", "sqrt", "rsqrt", "square", "pow", "integer_pow")
 
@@ -154,7 +143,7 @@ def _count(jaxpr: core.Jaxpr, each: int | None = None) -> Work:
         if name == "pallas_call":
             found += Work(_kernel_flops(eqn, each))
             continue
-        found += Work(_product_flops(eqn), _elementwise(eqn))
+        found += Work(_product_flops(eqn), _elementwise(eqn), _received(eqn))
         called = str(eqn.params.get("name", "")) if name in ("jit", "pjit") else ""
         if called.startswith(ALL_OF):
             found += Work(int(called.removeprefix(ALL_OF)))
@@ -163,7 +152,7 @@ def _count(jaxpr: core.Jaxpr, each: int | None = None) -> Work:
         inner = [_count(sub, inside) for sub in _subprograms(eqn)]
         if name == "cond":
             choose = min if RARE in str(eqn.source_info.name_stack) else max
-            found += choose(inner, key=lambda work: (work.products, work.elementwise))
+            found += choose(inner, key=dataclasses.astuple)
         elif name == "while" and any(work.products for work in inner):
             raise ValueError("a while loop has no static trip count; write a scan, or declare the kernel's cost")
         else:
@@ -200,6 +189,19 @@ def _elementwise(eqn) -> int:
     if name in ELEMENTWISE:
         return eqn.outvars[0].aval.size
     return eqn.invars[0].aval.size if name in REDUCTIONS else 0
+
+
+def _received(eqn) -> int:
+    """Of an exchange the results; in a `shard_map` these are of one device, and all are counted by its devices."""
+    bytes_of = lambda v: v.aval.size * v.aval.dtype.itemsize
+    if eqn.primitive.name in EXCHANGES:
+        return sum(map(bytes_of, eqn.outvars))
+    sharding = eqn.params.get("sharding")
+    if eqn.primitive.name != "sharding_constraint" or eqn.outvars[0].aval.ndim < 3 or not hasattr(sharding, "spec"):
+        return 0
+    used = axes.flat(part for part in sharding.spec if isinstance(part, str | tuple))
+    shared = sharding.mesh.shape.get("sequence", 1) if "data" in used and "sequence" not in used else 1
+    return shared * bytes_of(eqn.outvars[0]) if shared > 1 else 0
 
 
 def _kernel_flops(eqn, each: int | None) -> int:

@@ -158,14 +158,10 @@ HEADS = ("BLHK", "BLGK", "BLGK")
 CASES = {
     "attention": Case(HEADS, attention(lambda s: Mask()), softmax_of(lambda i, j, same: i >= j)),
     "attention, packed": Case(
-        HEADS,
-        attention(lambda s: Mask(segments_BL=s, segments_BM=s)),
-        softmax_of(lambda i, j, same: (i >= j) & same),
+        HEADS, attention(lambda s: Mask(segments_BL=s, segments_BM=s)), softmax_of(lambda i, j, same: (i >= j) & same)
     ),
     "attention, window": Case(
-        HEADS,
-        attention(lambda s: Mask(window=100)),
-        softmax_of(lambda i, j, same: (i >= j) & (i - j < 100)),
+        HEADS, attention(lambda s: Mask(window=100)), softmax_of(lambda i, j, same: (i >= j) & (i - j < 100))
     ),
     "attention, both sides": Case(HEADS, attention(lambda s: Mask(causal=False)), softmax_of(lambda i, j, same: True)),
     "cross-entropy": Case(("BLD", "VD"), fused_loss, plain_loss, lambda x, w: (x, w * x.shape[2] ** -0.5)),

@@ -18,7 +18,7 @@ from llmlab import axes
 from llmlab.axes import Rules
 from llmlab.config import REQUIRED, Config, hints
 
-RULES = {name: getattr(axes, name) for name in ("data", "fsdp", "tensor", "sequence", "expert", "every")}
+RULES = {name: getattr(axes, name) for name in ("data", "fsdp", "tensor", "sequence", "stream", "expert", "every")}
 
 
 def mirror(value, demand: bool) -> tuple[type, Any]:
@@ -66,7 +66,7 @@ def restore(value, mirrored):
     for name, _, child in children(value):
         found = getattr(mirrored, f"item{name}" if name.isdigit() else name)
         if isinstance(child, Rules):
-            new[name] = child if found == child.name else rules(found)
+            new[name] = rules(found, child)
         else:
             new[name] = restore(child, found) if children(child) else found
     if isinstance(value, tuple):
@@ -74,10 +74,11 @@ def restore(value, mirrored):
     return dataclasses.replace(value, **new)
 
 
-def rules(name: str) -> Rules:
-    """The rules of a name: one of llmlab/axes.py, or several joined by `*`."""
-    parts = name.split("*")
+def rules(name: str, own: Rules) -> Rules:
+    """The rules of a name: the experiment's own, those of llmlab/axes.py, or several joined by `*`."""
+    first = [own] if f"{name}*".startswith(f"{own.name}*") else []
+    parts = name.removeprefix(own.name).split("*")[1:] if first else name.split("*")
     unknown = [part for part in parts if part not in RULES]
     if unknown:
         raise ValueError(f"--rules {name}: there are no rules {unknown[0]!r}; there are {', '.join(RULES)}, and a*b")
-    return functools.reduce(operator.mul, (RULES[part]() for part in parts))
+    return functools.reduce(operator.mul, first + [RULES[part]() for part in parts])

@@ -24,7 +24,7 @@ class Flags:
     price: float | None = None
     """Price of a chip-hour, in any currency."""
     search: bool = False
-    """Try meshes, remat policies and microbatches; show the trades of step time against memory."""
+    """Try meshes, rules, remat policies and microbatches; show the trades of step time against memory."""
     all: bool = False
     """Plan every arm of a study: the file's study(), matched, in place of its config()."""
     tries: int = 6

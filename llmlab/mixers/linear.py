@@ -97,13 +97,7 @@ def head_size(cfg: Mixer, name: str, width: int) -> int:
 def retention(heads: int = 4) -> LinearAttention:
     """Sun et al., 2023: fixed decays, rotary positions, each head normalised, a gate."""
     return LinearAttention(
-        heads=heads,
-        values=2.0,
-        feature=Scaled(),
-        decay=Retention(),
-        position=Rotary(),
-        norm=RMSNorm(),
-        gate="silu",
+        heads=heads, values=2.0, feature=Scaled(), decay=Retention(), position=Rotary(), norm=RMSNorm(), gate="silu"
     )
 
 

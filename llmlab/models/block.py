@@ -197,7 +197,7 @@ class BlockLayer(Module):
         """A part as a function of the stream; what it finds goes into `aux`."""
 
         def apply(n_BLD):
-            y_BLD, found = getattr(self, name)(n_BLD, ctx.apart(PARTS[name]))
+            y_BLD, found = getattr(self, name)(shard(n_BLD, "BLd"), ctx.apart(PARTS[name]))
             _gather(aux, name, found)
             return drop(y_BLD, self.cfg.dropout, ctx, salt=PARTS[name])
 

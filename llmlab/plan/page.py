@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmlab.plan.report import Plan
-from llmlab.plan.search import told
+from llmlab.plan.search import flags, told
 
 BAR = 40
 COLORS = {"parameters": "blue", "optimizer": "magenta", "batch": "cyan", "kept": "green", "temporaries": "yellow"}
@@ -144,10 +144,9 @@ def show_search(console: Console, found: list[Plan], default: Plan | None) -> No
         figures = (span(one.times.step), f"{one.mfu:.1%}") if one.times else ("does not fit", "")
         table.add_row(words, *figures, size(one.memory.peak), took, style="dim" if one is default else "")
     console.print(table)
-    best = found[0].experiment
-    flags = [f"--mesh.{axis} {n}" for axis, n in best.mesh.resolve(len(found[0].topology.devices)).items()]
-    flags += [f"--mesh.slices {best.mesh.slices}", f"--train.accumulate {best.train.accumulate}"]
-    console.print(f"\nthe fastest: {' '.join(flags)}, and remat as told, in the experiment's file", style="bold")
+    console.print("\nthe flags of each, in this order", style="bold")
+    for one in found:
+        console.print(f"  {flags(one.experiment, len(one.topology.devices))}")
 
 
 def grid() -> Table:

@@ -60,14 +60,7 @@ from llmlab.presets.llama import (
     smollm2_135m,
 )
 from llmlab.presets.mamba import mamba_1_4b, mamba_2_8b, mamba_130m, mamba_370m, mamba_790m
-from llmlab.presets.mamba2 import (
-    codestral_mamba_7b,
-    mamba2_1_3b,
-    mamba2_2_7b,
-    mamba2_130m,
-    mamba2_370m,
-    mamba2_780m,
-)
+from llmlab.presets.mamba2 import codestral_mamba_7b, mamba2_1_3b, mamba2_2_7b, mamba2_130m, mamba2_370m, mamba2_780m
 from llmlab.presets.mistral import mistral_7b, mistral_7b_v02, mistral_7b_v03
 from llmlab.presets.mixtral import mixtral_8x7b, mixtral_8x22b
 from llmlab.presets.openelm import openelm_1b1, openelm_3b, openelm_270m, openelm_450m

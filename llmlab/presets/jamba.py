@@ -94,11 +94,7 @@ def read(settings: Settings) -> Model:
     sizes = Sizes(
         layers=settings.count("num_hidden_layers"),
         width=settings.count("hidden_size"),
-        attention=Attention(
-            heads=heads,
-            kv_heads=settings.count("num_key_value_heads", default=heads),
-            position=None,
-        ),
+        attention=Attention(heads=heads, kv_heads=settings.count("num_key_value_heads", default=heads), position=None),
         mamba=Mamba(
             expand=settings.count("mamba_expand", default=2),
             state=settings.count("mamba_d_state", default=16),

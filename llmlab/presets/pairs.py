@@ -104,10 +104,7 @@ def attention(side: str, name: str, path: str) -> tuple[Tensor, ...]:
         tensor(f"{stem}{theirs}_proj.{kind}", f"{path}.{ours}.{letters}")
         for theirs, ours, rows in (("q", "q", "HK"), ("k", "k", "GK"), ("v", "v", "GK"))
         for kind, letters in (("weight", f"w: {rows} D"), ("bias", f"bias: {rows}"))
-    ) + (
-        tensor(f"{stem}out_proj.weight", f"{path}.out.w: D HK"),
-        tensor(f"{stem}out_proj.bias", f"{path}.out.bias: D"),
-    )
+    ) + (tensor(f"{stem}out_proj.weight", f"{path}.out.w: D HK"), tensor(f"{stem}out_proj.bias", f"{path}.out.bias: D"))
 
 
 def rest(side: str, *norms: str) -> tuple[Tensor, ...]:

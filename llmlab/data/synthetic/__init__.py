@@ -24,14 +24,7 @@ from llmlab.data.synthetic.formal import (
 )
 from llmlab.data.synthetic.keywords import Keywords
 from llmlab.data.synthetic.language import Language
-from llmlab.data.synthetic.mad import (
-    MAD,
-    BlankedCopying,
-    Compression,
-    FuzzyRecall,
-    InContextRecall,
-    Memorization,
-)
+from llmlab.data.synthetic.mad import MAD, BlankedCopying, Compression, FuzzyRecall, InContextRecall, Memorization
 from llmlab.data.synthetic.problem import Example, Problem
 from llmlab.data.synthetic.recall import AssociativeRecall, InductionHead, Mqar
 from llmlab.data.synthetic.sequences import Addition, Reversal, Sorting, Transduction
