@@ -82,6 +82,9 @@ def plan_study(arguments: list[str]) -> int:
 
 def prepare(flags: Flags):
     """(console, topology, bytes of a device); no accelerator is looked for."""
+    for name in ("memory", "price", "tries"):
+        if (value := getattr(flags, name)) is not None and value <= 0:
+            raise ValueError(f"--{name} {value}: it is above 0")
     import jax
     from rich.console import Console
 

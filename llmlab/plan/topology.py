@@ -47,8 +47,9 @@ def topology(name: str) -> Topology:
     found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
     known = {chip.name: chip for chip in CHIPS}
     if not found or found[2] not in {*known, "cpu"}:
+        near = did_you_mean(found[2], known) if found else "" if ":" in name else ", it says no sizes"
         raise ValueError(
-            f"topology {name!r} is not understood{did_you_mean(found[2] if found else name, known)}; write "
+            f"topology {name!r} is not understood{near}; write "
             f"CHIP:SIZES or SLICES*CHIP:SIZES, such as v5e:16x16 or 2*v5p:4x4x8; chips are {', '.join(known)}, and cpu"
         )
     slices, sizes = int(found[1] or 1), [int(n) for n in found[3].split("x")]
@@ -88,5 +89,7 @@ def _tpus(chip: Chip, sizes: str, slices: int) -> tuple[jax.Device, ...]:
 def _host(count: int) -> tuple[jax.Device, ...]:
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise ValueError(f"this process has {len(devices)} host devices, and the topology {count}; see --cpu-devices")
+        raise ValueError(
+            f"cpu:{count} needs {count} host devices, this process shows {len(devices)}: --cpu-devices {count}"
+        )
     return tuple(devices[:count])

@@ -4,6 +4,7 @@ import json
 import re
 
 import jax
+import pytest
 
 from llmlab.chips import find
 from llmlab.plan.topology import Topology
@@ -38,6 +39,21 @@ def test_every_arm_of_a_study(llmlab, file):
 def test_the_search(llmlab, file):
     code, _, error = llmlab("plan", file, "--topology", "cpu:8", "--search")
     assert code == 78 and "has no data sheet" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--topology", "cpu:8", "--memory", -1), r"--memory -1\.0: it is above 0"),
+        (("--topology", "cpu:8", "--price", 0), r"--price 0\.0: it is above 0"),
+        (("--topology", "cpu:64"), r"cpu:64 needs 64 host devices, this process shows 8: --cpu-devices 64"),
+        (("--topology", "v5e"), r"topology 'v5e' is not understood, it says no sizes; write CHIP:SIZES"),
+        (("--topology", "v5w:4x4"), r"topology 'v5w:4x4' is not understood; did you mean 'v5[ep]'\?; write"),
+    ],
+)
+def test_what_a_plan_cannot_be_made_for(llmlab, file, words, message):
+    code, _, error = llmlab("plan", file, *words)
+    assert code == 78 and re.search(message, error), error
 
 
 def test_a_page_that_goes_to_a_file_is_cut_nowhere(llmlab, file, monkeypatch):
