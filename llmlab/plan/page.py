@@ -113,8 +113,9 @@ def show_time(console: Console, plan: Plan) -> None:
     console.print(table)
     console.print(
         f"\n  MFU {plan.mfu:.1%} at best, {plan.tokens / times.step:,.0f} tokens/s; {steps:,} steps of "
-        f"{plan.tokens:,} tokens are {steps * plan.tokens:.3g} tokens: {plan.days:,.1f} days, "
-        f"{plan.chip_hours:,.0f} chip-hours" + (f", {plan.chip_hours * plan.price:,.0f} to pay" if plan.price else "")
+        f"{plan.tokens:,} tokens are {steps * plan.tokens:.3g} tokens: {span(86400 * plan.days)}, "
+        f"{amount(plan.chip_hours)} chip-hours"
+        + (f", {amount(plan.chip_hours * plan.price)} to pay" if plan.price else "")
     )
     console.print(f"  rates: {plan.topology.chip.source}\n", style="dim")
 
@@ -175,4 +176,16 @@ def scaled(count: float, units: tuple[str, ...]) -> str:
 
 
 def span(seconds: float) -> str:
+    """In the largest unit of which there are two.
+
+    >>> span(0.0123), span(90), span(10_000), span(400_000)
+    ('12.3 ms', '90.00 s', '2.8 hours', '4.6 days')
+    """
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def amount(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
