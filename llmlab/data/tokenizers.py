@@ -107,9 +107,7 @@ class SentencePiece(Tokenizer):
 
     def check(self):
         if self.model is None and self.vocab < 300:
-            raise ValueError(
-                f"SentencePiece.vocab is {self.vocab}; 258 ids are bytes and specials, so take 300 or more"
-            )
+            raise ValueError(f"SentencePiece.vocab is {self.vocab}; 258 ids are bytes and specials, take 300 or more")
 
     def load(self, source=None, cache=None, report=print):
         if self.model is None:

@@ -26,9 +26,7 @@ POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # save each layer's input, recompute the rest
     "dots": jax.checkpoint_policies.save_from_both_policies(  # save what products with weights give
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(
-            "products"
-        ),  # those of kernels/matmul.py that a policy cannot see
+        jax.checkpoint_policies.save_only_these_names("products"),  # those of kernels/matmul.py, which it cannot see
     ),
     "projections": jax.checkpoint_policies.save_only_these_names("projections"),  # save what a mixer reads (q, k, v)
     "mixed": jax.checkpoint_policies.save_only_these_names("projections", "mixed"),  # and what it gives

@@ -36,9 +36,7 @@ class Optimizer(Config):
         if self.peak < 0 or self.decay < 0:
             raise ValueError(f"{type(self).__name__}: peak {self.peak} and decay {self.decay} must be 0 or more")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(
-                f"{type(self).__name__}.clip is {self.clip}; it is a norm above 0, or None for no clipping"
-            )
+            raise ValueError(f"{type(self).__name__}.clip is {self.clip}; it is a norm above 0, or None for none")
         for name in ("b1", "b2", "adam_b1", "adam_b2", "momentum"):
             value = getattr(self, name, None)
             if value is not None and not 0 <= value < 1:

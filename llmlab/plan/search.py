@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import jax
@@ -58,11 +58,7 @@ class Guess:
 
 
 def search(
-    experiment: Experiment,
-    topology: Topology,
-    memory: float | None = None,
-    tries: int = 8,
-    report: Callable[[str], None] = print,
+    experiment: Experiment, topology: Topology, memory: float | None = None, tries: int = 8, report=print
 ) -> list[Plan]:
     """The Pareto set of step time against memory among at most `tries` compiled layouts, fastest first.
 
@@ -70,9 +66,7 @@ def search(
     """
     chip = topology.chip
     if chip is None:
-        raise ValueError(
-            f"{topology.name} has no data sheet, so layouts cannot be ranked; search a TPU or GPU topology"
-        )
+        raise ValueError(f"{topology.name} has no data sheet, so layouts cannot be ranked; take a TPU or GPU topology")
     capacity = chip.memory / chip.devices if memory is None else memory
     found = sorted(guesses(experiment, topology), key=lambda guess: guess.seconds)
     fitting = [guess for guess in found if guess.memory <= SLACK * capacity]
@@ -125,18 +119,15 @@ def guesses(experiment: Experiment, topology: Topology) -> Iterator[Guess]:
         try:
             stored = stored_bytes(rules, program.specs, mesh)
             rows = {policy: merged([traced(policy, kind) for kind in kinds]) for policy in POLICIES}
-        except LayoutError:
-            continue
-        for parts in (n for n in PARTS if batch % n == 0):
-            try:
+            for parts in (n for n in PARTS if batch % n == 0):
                 for name, array in arrays:
                     axes.spec(axes.letters_of(name), (batch // parts, *array.shape[1:]), rules.live, mesh.sizes)
-            except LayoutError:
-                continue
-            for policy, row in rows.items():
-                train = dataclasses.replace(experiment.train, accumulate=parts)
-                layout = dataclasses.replace(recomputed(experiment, policy), mesh=mesh, train=train, rules=rules)
-                yield guess(layout, topology, row, rows["none"], stored, model)
+                for policy, row in rows.items():
+                    train = dataclasses.replace(experiment.train, accumulate=parts)
+                    layout = dataclasses.replace(recomputed(experiment, policy), mesh=mesh, train=train, rules=rules)
+                    yield guess(layout, topology, row, rows["none"], stored, model)
+        except LayoutError:  # then smaller parts of the batch are not divided either
+            continue
 
 
 def variants(rules: Rules) -> list[Rules]:

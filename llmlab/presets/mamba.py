@@ -134,8 +134,7 @@ def read_ssm(settings: Settings) -> Mamba:
         expand=read_expand(settings),
         state=settings.count("d_state", default=16),
         conv=ShortConv(
-            width=settings.count("d_conv", default=4),
-            bias=UniformFanIn() if settings.flag("conv_bias", True) else None,
+            width=settings.count("d_conv", default=4), bias=UniformFanIn() if settings.flag("conv_bias", True) else None
         ),
         selection=Selective(rank=None if rank == "auto" else settings.count("dt_rank")),
         bias=ZEROS if settings.flag("bias", False) else None,

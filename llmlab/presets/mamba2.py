@@ -108,8 +108,7 @@ def read_ssm(settings: Settings) -> Mamba2:
         head_size=settings.count("headdim", default=64),
         groups=settings.count("ngroups", default=1),
         conv=ShortConv(
-            width=settings.count("d_conv", default=4),
-            bias=UniformFanIn() if settings.flag("conv_bias", True) else None,
+            width=settings.count("d_conv", default=4), bias=UniformFanIn() if settings.flag("conv_bias", True) else None
         ),
         steps=read_limits(settings, "dt_limit"),
         chunk=settings.count("chunk_size", default=256),

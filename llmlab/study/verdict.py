@@ -43,9 +43,7 @@ class Question:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"Question.{name} is {getattr(self, name)}; it lies between 0 and 1")
         if not self.min_effect > 0:
-            raise ValueError(
-                f"Question.min_effect is {self.min_effect}; it is the least difference that matters, above 0"
-            )
+            raise ValueError(f"Question.min_effect is {self.min_effect}; it is the least difference that matters, > 0")
 
     def gain(self, difference: float) -> float:
         """The difference with the sign of an improvement."""

@@ -336,10 +336,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 
 
 def check_model(
-    model: Model,
-    task: Task = CausalLM(),
-    only: Iterable[str] | None = None,
-    data: Supply = Data(length=LENGTH),
+    model: Model, task: Task = CausalLM(), only: Iterable[str] | None = None, data: Supply = Data(length=LENGTH)
 ) -> dict[str, str]:
     """{check: what was seen}. Raises the first Violation; checks that do not apply say why."""
     subject, found = Subject(model, task, data), {}
