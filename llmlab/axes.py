@@ -216,9 +216,8 @@ def shard(x: jax.Array, letters: str) -> jax.Array:
     mesh, rules = scope()
     if letters.startswith("..."):
         letters = "." * (x.ndim - len(letters) + 3) + letters[3:]
-    return jax.lax.with_sharding_constraint(
-        x, NamedSharding(mesh, spec(letters, x.shape, rules.live, dict(mesh.shape)))
-    )
+    partition = spec(letters, x.shape, rules.live, dict(mesh.shape))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition))
 
 
 def stored(letters: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:

@@ -172,9 +172,7 @@ class Pretrained:
         longest = trunk_of(shapes(self.config)).longest
         for text, row in zip(texts, rows):
             if not 0 < len(row) <= (longest or len(row)):
-                raise ValueError(
-                    f"{text[:40]!r} is {len(row)} tokens; a vector is made of 1 to {longest or 'any number'}"
-                )
+                raise ValueError(f"{text[:40]!r} is {len(row)} tokens; a vector is made of 1 to {longest or 'any'}")
         size = few(max(map(len, rows)))
         size = min(size, longest or size)
         tokens_BL = np.stack([np.pad(row, (0, size - len(row))) for row in rows]).astype(np.int32)

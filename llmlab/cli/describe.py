@@ -121,9 +121,8 @@ class Description:
                     for known, axis in soft
                     if known == letter and self.sizes[axis] > 1 and size % self.sizes[axis]
                 ]
-        for (path, leaf), letters in zip(
-            jax.tree_util.tree_leaves_with_path(self.opt), jax.tree.leaves(self.opt_letters)
-        ):
+        leaves = jax.tree_util.tree_leaves_with_path(self.opt)
+        for (path, leaf), letters in zip(leaves, jax.tree.leaves(self.opt_letters)):
             if not letters and math.prod(leaf.shape) > 1:
                 lines.append(f"replicated: optimizer state {jax.tree_util.keystr(path)} of shape {leaf.shape}")
         return lines

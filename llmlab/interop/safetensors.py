@@ -66,9 +66,7 @@ def read_directory(directory: str | Path) -> dict[str, Stored]:
         return read_header(files[0])
     if files:
         raise FileError(f"{directory} has {len(files)} safetensors files and no {INDEX} that says what is in which")
-    pickled = sorted(
-        path.name for path in [*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]
-    )
+    pickled = sorted(path.name for ending in ("bin", "pt", "pth") for path in directory.glob(f"*.{ending}"))
     if pickled:
         raise FileError(
             f"{directory} has {', '.join(pickled)}, which are pickles and are not loaded; "

@@ -121,9 +121,8 @@ class DeltaNetLayer(Module):
     def mix(self, q_BLHS, k_BLHS, v_BLHK, beta_BLH, decay_BLH, starts_BL, state_BHSK=None):
         q_BLHS, k_BLHS, v_BLHK = (checkpoint_name(a, "projections") for a in (q_BLHS, k_BLHS, v_BLHK))
         q_BLHS, k_BLHS = _unit(q_BLHS, q_BLHS.shape[-1] ** -0.5), _unit(k_BLHS)
-        y_BLHK, state_BHSK = delta_rule(
-            q_BLHS, k_BLHS, v_BLHK, beta_BLH, decay_BLH, starts_BL, state_BHSK, self.cfg.chunk
-        )
+        given = (q_BLHS, k_BLHS, v_BLHK, beta_BLH, decay_BLH, starts_BL, state_BHSK)
+        y_BLHK, state_BHSK = delta_rule(*given, self.cfg.chunk)
         return self.norm(y_BLHK), state_BHSK
 
     def finish(self, y_BLHK, x_BLD):

@@ -62,9 +62,8 @@ class TextCNNModel(Module):
         self.cfg = cfg
         dims = {"V": cfg.vocab, "D": cfg.size, "C": cfg.maps, "N": 1}
         self.embed = cfg.embed.build(dims, rngs)
-        self.convs = List(
-            [Einsum("BLJD,JDC->BLC", {**dims, "J": width}, rngs, cfg.init, cfg.bias) for width in cfg.widths]
-        )
+        convolution = lambda width: Einsum("BLJD,JDC->BLC", {**dims, "J": width}, rngs, cfg.init, cfg.bias)
+        self.convs = List([convolution(width) for width in cfg.widths])
 
     def __call__(self, tokens_BL: jax.Array, ctx: Context):
         """(hidden_BLD, aux), where D is the number of all maps."""

@@ -152,9 +152,8 @@ class Program:
     def stacks(self, where: str) -> list[list[str]]:
         """Shapes of the arrays that each loop of the entry carries, of loops whose `op_name` matches `where`."""
         loops = [line for *_, operation, line in self.computations[self.entry] if operation == "while"]
-        return [
-            re.findall(r"[a-z]+\d*\[[\d,]*\]", line.split(" while(")[0]) for line in loops if re.search(where, line)
-        ]
+        results = [loop.split(" while(")[0] for loop in loops if re.search(where, loop)]
+        return [re.findall(r"[a-z]+\d*\[[\d,]*\]", result) for result in results]
 
 
 def names(pattern: re.Pattern, line: str) -> list[str]:

@@ -160,10 +160,8 @@ def measure(program: Program, compiled: Compiled, capacity: float | None) -> Mem
     parameters, optimizer = share(state["params"]), share(state["opt"])
     batch = share(abstract_batch(program)) + share(state["stats"])
     stored = parameters + optimizer + batch
-    keeps = kept(program, compiled.text)
-    return Memory(
-        parameters, optimizer, batch, keeps, max(compiled.peak - stored - keeps, 0.0), compiled.peak, capacity
-    )
+    keeps, peak = kept(program, compiled.text), compiled.peak
+    return Memory(parameters, optimizer, batch, keeps, max(peak - stored - keeps, 0.0), peak, capacity)
 
 
 def share(tree) -> float:

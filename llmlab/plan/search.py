@@ -20,7 +20,7 @@ from llmlab import axes
 from llmlab.axes import LayoutError, Rules
 from llmlab.config import flatten, swap
 from llmlab.cost import traced_work
-from llmlab.mesh import AXES, Mesh
+from llmlab.mesh import Mesh
 from llmlab.nn.module import merge
 from llmlab.nn.stack import POLICIES, Stack
 from llmlab.plan.compile import abstract_batch
@@ -141,12 +141,11 @@ def meshes(specs, topology: Topology) -> Iterator[Mesh]:
     devices, slices = len(topology.devices), topology.slices
     experts = {spec.shape[spec.axes.index("E")] for spec in specs.values() if "E" in spec.axes}
     shares = [n for n in SHARES if all(count % n == 0 for count in experts)] if experts else [1]
-    for tensor, sequence, expert in itertools.product(SHARES, SHARES, shares):
-        rest, uneven = divmod(devices, tensor * sequence * expert)
-        for fsdp in [] if uneven else (2**i for i in range(rest.bit_length())):
-            if rest % fsdp == 0 and (rest // fsdp) % slices == 0:
-                sizes = (rest // fsdp, fsdp, expert, sequence, tensor)
-                yield Mesh(**dict(zip(AXES, sizes)), slices=slices)
+    powers = [2**i for i in range(devices.bit_length())]
+    for fsdp, expert, sequence, tensor in itertools.product(powers, shares, SHARES, SHARES):
+        data, uneven = divmod(devices, fsdp * expert * sequence * tensor)
+        if data and not uneven and data % slices == 0:
+            yield Mesh(data=data, fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor, slices=slices)
 
 
 def recomputed(experiment: Experiment, policy: str) -> Experiment:

@@ -63,9 +63,8 @@ def read(settings: Settings) -> Model:
     if settings.get("hidden_act") == "gelu":
         settings = Settings({**settings.values, "hidden_act": "gelu_pytorch_tanh"}, settings.where, settings.tensors)
     norm, ffn = read_parts(settings, "hidden_act")
-    attention = read_attention(
-        settings, head_size=settings.count("head_dim", default=256), position=read_rotary(settings)
-    )
+    size = settings.count("head_dim", default=256)
+    attention = read_attention(settings, head_size=size, position=read_rotary(settings))
     block = Block(mixer=attention, ffn=ffn, norm=norm)
     return read_decoder(settings, [block] * settings.count("num_hidden_layers"), norm, tied=True, power=0.5)
 

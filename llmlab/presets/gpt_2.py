@@ -82,9 +82,8 @@ def read(settings: Settings) -> Model:
     norm = LayerNorm(eps=settings.number("layer_norm_epsilon", default=1e-5))
     scale = (width // count) ** -0.5 if settings.flag("scale_attn_weights", True) else 1.0
     falling = settings.flag("scale_attn_by_inverse_layer_idx", False)
-    ffn = mlp(
-        settings.count("n_inner", default=4 * width), settings.activation("activation_function", default="gelu_new")
-    )
+    hidden = settings.count("n_inner", default=4 * width)
+    ffn = mlp(hidden, settings.activation("activation_function", default="gelu_new"))
     layers = [
         Block(mixer=heads(count, scale=scale / (layer + 1 if falling else 1)), ffn=ffn, norm=norm)
         for layer in range(settings.count("n_layer", default=12))

@@ -233,9 +233,8 @@ def sharded_gradients(subject: Subject, mesh: jax.sharding.Mesh, rules: axes.Rul
     """(loss, gradients) computed over a mesh."""
     shardings = state_shardings(subject.params, specs(subject.model), mesh, rules)
     live = lambda name, a: axes.spec(axes.letters_of(name), a.shape, rules.live, dict(mesh.shape))
-    batch = {
-        name: jax.device_put(a, jax.sharding.NamedSharding(mesh, live(name, a))) for name, a in subject.batch.items()
-    }
+    place = lambda name, a: jax.device_put(a, jax.sharding.NamedSharding(mesh, live(name, a)))
+    batch = {name: place(name, a) for name, a in subject.batch.items()}
 
     def loss(params, batch):
         with axes.use(mesh, rules):

@@ -18,9 +18,8 @@ def import_file(file: Path, name: str | None = None) -> ModuleType:
     file = Path(file)
     if not file.is_file():
         near = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise FileNotFoundError(
-            f"there is no experiment file {file}" + (f"; there are {', '.join(near)}" if near else "")
-        )
+        known = f"; there are {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"there is no experiment file {file}{known}")
     name = name or file.stem
     known = sys.modules.get(name)
     if known is not None:

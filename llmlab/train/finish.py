@@ -32,9 +32,8 @@ def finish(result: Result, directory: Path) -> None:
         print(f"\nsample:\n{sample}\n")
     (directory / "run.html").write_text(page(directory.name, result, picture, sample))
     print(f"validation: {summary(result.validation)}")
-    print(
-        f"written to {directory}: checkpoints/, metrics.jsonl, loss.svg, run.html" + (", sample.txt" if sample else "")
-    )
+    more = ", sample.txt" if sample else ""
+    print(f"written to {directory}: checkpoints/, metrics.jsonl, loss.svg, run.html{more}")
     print(f"look at it:   {directory / 'run.html'} in a browser")
     if result.program.experiment.model.declared().decodable:
         prompt = result.program.experiment.train.prompt or "Once"
