@@ -46,6 +46,7 @@ JOBS = {
     "tensor": ("--mesh.data", 2, "--mesh.tensor", 4),
     "sequence": ("--mesh.data", 1, "--mesh.sequence", 8),
     "product": ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2),
+    "stream": ("--mesh.data", 2, "--mesh.tensor", 4, "--rules", "every*stream"),
     "expert": ("--mesh.data", 1, "--mesh.expert", 8),
 }
 SETTINGS = ("--train.log-every", "1", "--train.precision", "float32")
