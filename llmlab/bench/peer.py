@@ -27,7 +27,7 @@ def model_of(family: str, size: dict, length: int, half: int):
         )  # fmt: skip
     if family == "llama":
         return t.LlamaForCausalLM(t.LlamaConfig(**llama | {"intermediate_size": size["hidden"]}))
-    if family == "mixtral":
+    if family in ("mixtral", "dropless"):
         layers, experts, hidden = size["sparse"]
         own = {
             "num_local_experts": experts,

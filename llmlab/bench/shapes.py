@@ -13,7 +13,7 @@ from llmlab.optim import AdamW
 from llmlab.tasks import Answers, CausalLM, Continuation
 from llmlab.train import Experiment, Train
 
-FAMILIES = ("gpt2", "llama", "mixtral", "bert", "t5", "mamba", "mamba2")
+FAMILIES = ("gpt2", "llama", "mixtral", "dropless", "bert", "t5", "mamba", "mamba2")
 DECODABLE = tuple(family for family in FAMILIES if family != "bert")
 
 
@@ -36,7 +36,7 @@ class Size:
     @property
     def small(self) -> bool:
         """Whether it is the size for CPUs: T5's layers are shared between its halves, Mixtral's experts have slots
-        (1.25 times the even share), and of Mamba, whose peers are slow there, there are two rows."""
+        (1.25 times the even share; "dropless" has none), and of Mamba, whose peers are slow there, two rows."""
         return self.width < 768
 
     @property
@@ -72,9 +72,9 @@ def experiment(family: str, size: Size, precision: str = "auto", devices: int = 
         embed, norm = Embedding(position=Learned(length=length)), LayerNorm()
     elif family == "llama":
         block = Block(mixer=attention, ffn=Gated(hidden=size.hidden))
-    elif family == "mixtral":
+    elif family in ("mixtral", "dropless"):
         layers, experts, hidden = size.sparse
-        form = Capacity(factor=1.25) if size.small else Dropless()
+        form = Capacity(factor=1.25) if size.small and family == "mixtral" else Dropless()
         block = Block(mixer=attention, ffn=MoE(experts=experts, top_k=2, expert=Gated(hidden=hidden), form=form))
         task = CausalLM(auxiliary=(("load_balance", 0.001),))
     elif family in ("mamba", "mamba2"):

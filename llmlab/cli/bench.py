@@ -27,7 +27,7 @@ class Flags:
     size: str | None = None
     """Of models: 15M, 124M, 350M, 1B, 8B-slice; by default 15M on CPU and 124M elsewhere."""
     families: tuple[str, ...] = ()
-    """Of models: gpt2, llama, mixtral, bert, t5, mamba, mamba2; all by default."""
+    """Of models: gpt2, llama, mixtral, dropless, bert, t5, mamba, mamba2; by default all that differ at the size."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; bfloat16 on accelerators and float32 on CPU by default."""
     rounds: int = 5
@@ -56,7 +56,8 @@ def main(arguments: list[str]) -> int:
     for name in ("rounds", "steps"):
         if getattr(flags, name) < 1:
             raise ValueError(f"--{name} {getattr(flags, name)}: it is 1 or more")
-    flags = dataclasses.replace(flags, size=size, families=flags.families or FAMILIES)
+    differ = tuple(name for name in FAMILIES if name != "dropless" or SIZES[size].small)
+    flags = dataclasses.replace(flags, size=size, families=flags.families or differ)
     if flags.list:
         from llmlab.bench.kernels import CASES
 
