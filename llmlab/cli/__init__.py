@@ -53,6 +53,12 @@ def run(command: str, arguments: list[str]) -> int:
 
     try:
         return importlib.import_module(f"llmlab.cli.{command}").main(arguments)
+    except KeyboardInterrupt:
+        print(f"llmlab {command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, RuntimeError) as error:
         if os.environ.get("LLMLAB_TRACEBACK"):
             raise

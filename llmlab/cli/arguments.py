@@ -42,13 +42,8 @@ def parse_model(command: str, flags: type[Flags], arguments: list[str]) -> tuple
         return parse_run(command, flags, arguments)
     if len(arguments) == 1:
         return flags(), None, directory
-    import tyro
-
-    program = f"llmlab {command} {directory}"
-    try:
-        return tyro.cli(flags, prog=program, description=flags.__doc__, args=arguments[1:]), None, directory
-    except SystemExit as ended:
-        raise SystemExit(EXIT_CONFIG if ended.code else 0) from None
+    found = command_line(flags, f"llmlab {command} {directory}", arguments[1:], description=flags.__doc__)
+    return found, None, directory
 
 
 def target(command: str, kind: str, arguments: list[str]) -> str:
@@ -96,6 +91,8 @@ def set_up(cpu_devices: int | None = None) -> None:
     """What jax needs to be told before it starts: host devices, and where compiled programs are kept."""
     import jax
 
+    if cpu_devices is not None and cpu_devices < 1:
+        raise ValueError(f"--cpu-devices {cpu_devices}: it is 1 or more")
     found = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     if cpu_devices is not None and found and int(found[1]) != cpu_devices:
         raise ValueError(f"--cpu-devices {cpu_devices}: XLA_FLAGS asks for {found[1]}; drop one of them")

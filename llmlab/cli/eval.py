@@ -23,6 +23,8 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags, experiment, directory = parse_run("eval", Flags, arguments)
+    if flags.batches is not None and flags.batches < 1:
+        raise ValueError(f"--batches {flags.batches}: it is 1 or more")
     set_up(flags.cpu_devices)
     from llmlab.train.loop import evaluate
     from llmlab.train.restore import restore_model

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import tyro
@@ -65,7 +66,10 @@ def find(directory: Path) -> list[dict]:
             records.append(study_record(Path(root)))
             folders.clear()
         elif "run.json" in files:
-            records.append(run_record(Path(root)))
+            try:
+                records.append(run_record(Path(root)))
+            except (ValueError, TypeError, KeyError) as error:
+                print(f"left out: {root}/run.json is not as a run wrote it ({error!r})", file=sys.stderr)
             folders.clear()
     return sorted(records, key=lambda record: record["started"], reverse=True)
 

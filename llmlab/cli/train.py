@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from llmlab.cli import EXIT_STOPPED
@@ -44,7 +45,8 @@ def main(arguments: list[str]) -> int:
     directory = flags.run or run_directory(file, name)
     result = train(experiment, directory, file, flags.fresh, flags.wandb)
     if not result.finished:
-        print(f"stopped and saved; `llmlab train {arguments[0]} --run {directory}` goes on")
+        again = [argument for argument in arguments if argument != "--fresh"]
+        print(f"stopped and saved; `{shlex.join(['llmlab', 'train', *again])}` goes on")
         return EXIT_STOPPED
     finish(result, directory)
     return 0

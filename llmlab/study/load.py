@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmlab.study.study import Study
-from llmlab.train.files import import_file
+from llmlab.train.files import import_file, told
 
 
 def load_studies(file: Path, name: str = "study") -> tuple[Study, ...]:
@@ -15,7 +15,8 @@ def load_studies(file: Path, name: str = "study") -> tuple[Study, ...]:
         others = [key for key, value in vars(module).items() if returns_study(value)]
         has = f"; it has {', '.join(others)}" if others else ""
         raise AttributeError(f"{file} defines no `{name}()`{has}; a study is a function `-> Study`")
-    found = getattr(module, name)()
+    with told(Path(file)):
+        found = getattr(module, name)()
     studies = found if isinstance(found, tuple) else (found,)
     for study in studies:
         if not isinstance(study, Study):

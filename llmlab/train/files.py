@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
 from llmlab.train.experiment import Experiment
+
+
+@contextlib.contextmanager
+def told(file: Path):
+    """What goes wrong in a user's file is told with its place, as an ImportError; errors with an exit code pass."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "exit_code"):
+            raise
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        place = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise ImportError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def import_file(file: Path, name: str | None = None) -> ModuleType:
@@ -16,7 +31,7 @@ def import_file(file: Path, name: str | None = None) -> ModuleType:
     Its folder joins the import path: an experiment may import its neighbours.
     """
     file = Path(file)
-    if not file.is_file():
+    if not file.is_file() or file.suffix != ".py":
         near = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         known = f"; there are {', '.join(near)}" if near else ""
         raise FileNotFoundError(f"there is no experiment file {file}{known}")
@@ -32,7 +47,8 @@ def import_file(file: Path, name: str | None = None) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with told(file):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -46,7 +62,8 @@ def load_experiment(file: Path, name: str = "config") -> Experiment:
         others = [key for key, value in vars(module).items() if returns_experiment(value)]
         has = f"; it has {', '.join(others)}" if others else ""
         raise AttributeError(f"{file} defines no `{name}()`{has}; an experiment is a function `-> Experiment`")
-    experiment = getattr(module, name)()
+    with told(file):
+        experiment = getattr(module, name)()
     if not isinstance(experiment, Experiment):
         raise TypeError(f"{file}: {name}() returned a {type(experiment).__name__}, not an Experiment")
     return experiment

@@ -43,6 +43,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
     dataset = experiment.open_data(print if jax.process_index() == 0 else lambda _: None)
     check_prompt(experiment, program, dataset)
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())  # from here on, to be stopped is to save first
         run = Run(directory, experiment, file)
         stack.callback(run.close)
         resume = run.open(fresh)
@@ -54,7 +55,7 @@ def train(experiment: Experiment, directory: Path, file: Path | None = None, fre
         feed = Feed(program, dataset, index)
         stack.callback(feed.close)
         meter = Meter(program, log, skipped)
-        signals, kernels = stack.enter_context(Signals()), stack.enter_context(receipt(settings.kernels == "fast"))
+        kernels = stack.enter_context(receipt(settings.kernels == "fast"))
         validation, step, text = {}, start, dataset.fingerprint
         log.start(step)
         while True:

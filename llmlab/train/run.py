@@ -1,12 +1,8 @@
 """A run's directory: what was run, by which code, and whether it may go on.
 
-    run.json          the resolved experiment, written when the run starts
-    metrics.jsonl     one line for each logged step and each evaluation
-    checkpoints/      see llmlab/train/checkpoint.py
-    run.html, loss.svg, sample.txt   written at the end
-
-A directory without run.json is a new run. One with it and a checkpoint that verifies is resumed, if the experiment is
-the same; one with it and no such checkpoint is an error unless a fresh start is asked for.
+docs/checkpoints.md lists its files. A directory without run.json is a new run. One with it and a checkpoint that
+verifies is resumed, if the experiment is the same; one with it and no such checkpoint is an error unless a fresh start
+is asked for.
 """
 
 from __future__ import annotations
@@ -29,18 +25,9 @@ from llmlab.train.experiment import Experiment
 
 # Leaves that change neither the parameters so far nor the order of the data: a resumed run may set them anew.
 FREE = (
-    "mesh",
-    "rules",
-    "data.workers",
-    "train.guard",
-    "train.log_every",
-    "train.eval_every",
-    "train.eval_batches",
-    "train.save_every",
-    "train.keep",
-    "train.kernels",
-    "train.prompt",
-)
+    "mesh", "rules", "data.workers", "train.guard", "train.log_every", "train.eval_every", "train.eval_batches",
+    "train.save_every", "train.keep", "train.kernels", "train.prompt",
+)  # fmt: skip
 
 
 class RunError(RuntimeError):
@@ -76,13 +63,16 @@ class Run:
         return bool(agree(lambda: int(self._open(fresh))))
 
     def _open(self, fresh: bool) -> bool:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._take()
-        if fresh:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._take()
+        except OSError as error:
+            raise RunError(f"no run can be kept in {self.directory} ({error.strerror}); give another --run") from None
+        if fresh and self.record.exists():  # else nothing here is a run's to delete
             self._clear()
         known = self.record.exists()
         if known:
-            self._compare(json.loads(self.record.read_text()))
+            self._compare(read_record(self.directory))
         else:
             self._write()
         return known
@@ -164,16 +154,26 @@ def load(directory: Path) -> Experiment:
         raise RunError(
             f"{directory} is no run: it has no run.json; `llmlab train EXPERIMENT --run {directory}` makes one"
         )
-    data = json.loads(record.read_text())
-    if data.get("file"):
+    data = read_record(directory)
+    if data["file"]:
         from llmlab.train.files import import_file
 
         source, copy = Path(data["file"]), Path(directory) / "experiment.py"
-        same = source.exists() and source.read_bytes() == copy.read_bytes()
+        same = source.exists() and not (copy.exists() and source.read_bytes() != copy.read_bytes())
         if not same and source.parent.is_dir() and str(source.parent) not in sys.path:
             sys.path.append(str(source.parent))  # its neighbours, which are not copied
         import_file(source if same else copy, name=source.stem)
     return from_dict(data["experiment"], f"{record}: experiment")
+
+
+def read_record(directory: Path) -> dict:
+    """What run.json holds. Raises RunError when it is not what a run writes."""
+    file = Path(directory) / "run.json"
+    try:
+        data = json.loads(file.read_text())
+        return {name: data[name] for name in ("experiment", "file", "code")}
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise RunError(f"{file} is not as a run wrote it ({error!r}); restore it, or use --fresh") from error
 
 
 def code_digest(file: Path | None) -> str:

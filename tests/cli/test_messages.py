@@ -2,6 +2,9 @@
 
 import pytest
 
+from llmlab.train import Experiment
+from llmlab.train.run import Run
+
 LEAF = "--model.stack.segments.0.pattern.1.mixer"
 WRONG = {  # name: (arguments after FILE and its text, exit code, what the message has)
     "unknown leaf": (["--optim.peek", "1"], 78, ["--optim.peek", "Perhaps you meant", "--optim.peak"]),
@@ -102,3 +105,56 @@ def test_the_traceback_is_there_when_asked_for(llmlab, file, text, monkeypatch):
     monkeypatch.setenv("LLMLAB_TRACEBACK", "1")
     with pytest.raises(ValueError, match="Train.steps is 0"):
         cli.run("train", [str(file), "--data.source.path", str(text), "--train.steps", "0"])
+
+
+@pytest.mark.parametrize(
+    "name, text, parts",
+    [
+        ("torn.py", "def config(:\n    pass\n", ["torn.py: SyntaxError: invalid syntax", "line 1"]),
+        ("lost.py", "\nimport nothing_here\n", ["lost.py, line 2: ModuleNotFoundError", "'nothing_here'"]),
+        ("wrong.py", "def config():\n    return 1 / 0\n", ["wrong.py, line 2: ZeroDivisionError: division by zero"]),
+        ("text.txt", "words", ["there is no experiment file", "text.txt"]),
+    ],
+)
+def test_a_fault_in_an_experiment_file_is_told_with_its_line(name, text, parts, llmlab, tmp_path):
+    (tmp_path / name).write_text(text)
+    for command in ("train", "describe"):
+        check_message(llmlab(command, tmp_path / name), 78, parts)
+
+
+def test_run_record_that_is_torn_is_named(llmlab, file, text, tmp_path):
+    directory = tmp_path / "torn"
+    directory.mkdir()
+    (directory / "run.json").write_text('{"experiment": {"mod')
+    for command in (("eval", directory), ("train", file, "--data.source.path", text, "--run", directory)):
+        check_message(llmlab(*command), 65, ["torn/run.json is not as a run wrote it", "--fresh"])
+    code, out, error = llmlab("runs", tmp_path)
+    assert code == 0 and "left out: " in error and "torn/run.json" in error and "nothing under" in out
+
+
+def test_run_in_the_place_of_a_file_is_refused(llmlab, file, text, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    found = llmlab("train", file, "--data.source.path", text, "--run", tmp_path / "taken")
+    check_message(found, 65, ["no run can be kept in", "taken", "give another --run"])
+
+
+def test_fresh_deletes_nothing_where_there_is_no_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mine").write_text("kept")
+    run = Run(tmp_path, Experiment())
+    assert run.open(fresh=True) is False
+    run.close()
+    assert (tmp_path / "checkpoints" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+def test_a_command_that_is_cut_short_has_no_traceback(error, code, monkeypatch):
+    import llmlab.cli.runs
+
+    def cut(_):
+        raise error
+
+    monkeypatch.setattr(llmlab.cli.runs, "main", cut)
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the output of the test stays its own
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
+    assert llmlab.cli.run("runs", []) == code

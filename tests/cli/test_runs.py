@@ -31,7 +31,7 @@ def test_train_stops_on_a_signal_goes_on_and_is_used(llmlab, file, text, tmp_pat
     with monkeypatch.context() as interrupted:
         interrupted.setattr(Log, "write", interrupt)
         code, out, _ = llmlab(*command)
-    assert code == 76 and f"stopped and saved; `llmlab train {file} --run {directory}` goes on" in out
+    assert code == 76 and f"stopped and saved; `llmlab {' '.join(map(str, command))}` goes on" in out
     saved = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert len(saved) == 1 and 2 <= int(saved[0]) < 4
 
