@@ -7,9 +7,10 @@ never meets a kernel. Letters of this file: J, query heads of one key head; A, r
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -201,14 +202,20 @@ def operands(case: Case, sizes: Sizes, dtype: str) -> tuple[jax.Array, tuple[jax
     return jnp.asarray(segments_BL), tuple(given)
 
 
-def both_ways(function: Callable, segments_BL, count: int) -> Callable:
-    """From operands to (result, gradients) of the result's sum under fixed weights."""
+def both_ways(function: Callable, segments_BL, given) -> Callable:
+    """From operands, and the weights of each number of the result, to (result, gradients of the weighted sum)."""
 
-    def weighted(*given):
-        y = function(segments_BL, *given).astype(jnp.float32)
-        return (y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)).sum(), y
+    def weighted(*operands):
+        *operands, weights = operands
+        y = function(segments_BL, *operands)
+        return (y.astype(jnp.float32) * weights).sum(), y
 
-    return jax.value_and_grad(weighted, tuple(range(count)), has_aux=True)
+    return jax.value_and_grad(weighted, tuple(range(len(given))), has_aux=True)
+
+
+def weights_of(function: Callable, segments_BL, given) -> jax.Array:
+    shape = jax.eval_shape(function, segments_BL, *given).shape
+    return jnp.cos(jnp.arange(math.prod(shape), dtype=jnp.float32)).reshape(shape)
 
 
 def check(name: str, dtype: str) -> dict:
@@ -216,10 +223,11 @@ def check(name: str, dtype: str) -> dict:
     case = CASES[name]
     segments_BL, given = operands(case, SMALL, dtype)
     with receipt() as ran, jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
-        (_, y), gradients = jax.jit(both_ways(case.fast, segments_BL, len(given)))(*given)
+        weights = weights_of(case.fast, segments_BL, given)
+        (_, y), gradients = jax.jit(both_ways(case.fast, segments_BL, given))(*given, weights)
     with jax.default_matmul_precision("highest"):
         exact = [a.astype(jnp.float32) for a in given]
-        (_, wanted_y), wanted = jax.jit(both_ways(case.plain, segments_BL, len(given)))(*exact)
+        (_, wanted_y), wanted = jax.jit(both_ways(case.plain, segments_BL, given))(*exact, weights)
     error = {
         part: max(float(jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max()) for a, b in pairs)
         for part, pairs in (("value", [(y, wanted_y)]), ("gradient", list(zip(gradients, wanted))))
@@ -229,17 +237,24 @@ def check(name: str, dtype: str) -> dict:
     return row | {"error": error, "kernels": dict(ran)}
 
 
-def measure(name: str, dtype: str, rounds: int) -> dict:
-    """A row with the seconds of result and gradients together."""
+def measure(name: str, dtype: str, rounds: int, theirs: Iterator | None) -> dict:
+    """A row with the seconds of result and gradients together. theirs: the peer's turns."""
     case, sizes = CASES[name], MEDIUM if jax.default_backend() == "cpu" else LARGE
     segments_BL, given = operands(case, sizes, dtype)
     with receipt() as ran:
-        run = jax.jit(both_ways(case.fast, segments_BL, len(given))).lower(*given).compile()
-    seen = []
-    for _ in range(rounds + 1):  # the first is not counted
+        given = (*given, weights_of(case.fast, segments_BL, given))
+        run = jax.jit(both_ways(case.fast, segments_BL, given[:-1])).lower(*given).compile()
+    seen, others = [], []
+    for number in range(rounds + 1):  # the first is not counted
         began = time.perf_counter()
         jax.block_until_ready(run(*given))
         seen.append(time.perf_counter() - began)
-    row = {"suite": "kernels", "name": name, "precision": dtype, **dataclasses.asdict(sizes)}
-    row |= {"seconds": statistics.median(seen[1:]), "seconds_best": min(seen[1:])}
-    return row | {"temporary_bytes": run.memory_analysis().temp_size_in_bytes, "kernels": dict(ran)}
+        others += [next(theirs)[0]] if theirs and number else []
+    best = lambda walls: {"seconds": statistics.median(walls), "seconds_best": min(walls)}
+    row = {"suite": "kernels", "name": name, "precision": dtype, **dataclasses.asdict(sizes), **best(seen[1:])}
+    row |= {"temporary_bytes": run.memory_analysis().temp_size_in_bytes, "kernels": dict(ran), "torch": None}
+    if not others:
+        return row
+    pairs = (("median", "seconds"), ("best", "seconds_best"))
+    ratio = {name: round(best(others)[end] / row[end], 3) for name, end in pairs}
+    return row | {"torch": best(others), "ratio_to_torch": ratio}

@@ -71,11 +71,18 @@ def train(family: str, size: str, precision: str, turns: tuple[int, int], theirs
         "compile_cpu_seconds": round(compiling, 1),
         "kernels": dict(kernels),
     }
-    if others:
-        row["torch"] = rates(rows * length // jax.device_count(), others)
-        speed = lambda end: row[f"tokens_per_second{end}"] / row["torch"][f"tokens_per_second{end}"]
-        row["ratio_to_torch"] = {"median": round(speed(""), 3), "best": round(speed("_best"), 3)}
-    return row
+    return beside(row, rates(rows * length // jax.device_count(), others) if others else None)
+
+
+def beside(row: dict, theirs: dict | None) -> dict:
+    """The row, and PyTorch's rates with how many times as fast ours are."""
+    if theirs is None:
+        return row
+    ratio = {
+        name: round(row[f"tokens_per_second{end}"] / theirs[f"tokens_per_second{end}"], 3)
+        for name, end in (("median", ""), ("best", "_best"))
+    }
+    return row | {"torch": theirs, "ratio_to_torch": ratio}
 
 
 def rates(tokens: int, seen: Seconds) -> dict:
@@ -91,12 +98,13 @@ def rates(tokens: int, seen: Seconds) -> dict:
     }
 
 
-def torch_steps(python: str, family: str, size: str, precision: str, on_cpu: bool) -> Iterator[list]:
-    """[seconds, CPU seconds, peak bytes or None] of a step of PyTorch's model, done when it is asked for."""
-    shape = SIZES[size]
-    rows, length = shape.rows(family)
-    asked = {"family": family, "size": dataclasses.asdict(shape), "half": shape.half, "rows": rows, "length": length}
-    asked |= {"precision": precision, "cores": len(os.sched_getaffinity(0)), "on_cpu": on_cpu}
+def peer(python: str, suite: str, name: str, size, precision: str, shape: tuple[int, ...], on_cpu: bool) -> Iterator:
+    """[seconds, CPU seconds, peak bytes or None] of a turn of PyTorch's (bench/peer.py), done when it is asked for.
+
+    size: a dataclass; shape: (rows, positions) of training, (rows, prompt, new tokens) of decoding.
+    """
+    asked = {"suite": suite, "name": name, "size": dataclasses.asdict(size), "half": getattr(size, "half", None)}
+    asked |= {"precision": precision, "shape": shape, "cores": len(os.sched_getaffinity(0)), "on_cpu": on_cpu}
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     source = Path(__file__).with_name("peer.py").read_text()  # as a file it would find the modules here before others
     command = [python, "-c", source, json.dumps(asked)]
@@ -104,7 +112,7 @@ def torch_steps(python: str, family: str, size: str, precision: str, on_cpu: boo
     with subprocess.Popen(command, **pipes) as worker:
         try:
             if not any(line.startswith('{"ready"') for line in worker.stdout):
-                raise RuntimeError(f"{python} has ended before its first step of {family}; what it says is above")
+                raise RuntimeError(f"{python} has ended before its first turn of {name}; what it says is above")
             while True:
                 worker.stdin.write("\n")
                 worker.stdin.flush()
@@ -113,8 +121,8 @@ def torch_steps(python: str, family: str, size: str, precision: str, on_cpu: boo
             worker.kill()
 
 
-def decode(family: str, size: str, precision: str, rounds: int, batch: int) -> dict:
-    """A row of greedy decoding behind a short prompt, in scans as `generate` does them."""
+def decode(family: str, size: str, precision: str, rounds: int, batch: int, theirs: Iterator | None) -> dict:
+    """A row of greedy decoding behind a short prompt, in scans as `generate` does them. theirs: the peer's turns."""
     asked = experiment(family, SIZES[size], precision)
     program = Program(asked, asked.mesh.build(jax.devices()[:1]))
     build = lambda key: split(asked.model.build(Rngs(params=key)))[1:]
@@ -127,16 +135,17 @@ def decode(family: str, size: str, precision: str, rounds: int, batch: int) -> d
         rows = generator.rows(prompts, new, prompts if family == "t5" else None)
         tokens_B, carry = generator.prefill(generator.params, generator.stats, rows, key, PROMPT + new, greedy)
         state_bytes = sum(a.nbytes for a in jax.tree.leaves(carry[1]))
-        carry, seen = (tokens_B, np.zeros(batch, bool), *carry), []
+        carry, seen, others = (tokens_B, np.zeros(batch, bool), *carry), [], []
         for number in range(rounds + 1):
             wall, cpu = time.perf_counter(), time.process_time()
             out, carry = generator.extend(generator.params, generator.stats, carry, key, 1 + CHUNK * number, greedy, ())
             np.asarray(out)
             seen.append(((time.perf_counter() - wall) / CHUNK, (time.process_time() - cpu) / CHUNK))
+            others += [next(theirs)] if theirs and number else []
     row = {"suite": "decode", "name": family, "size": size, "precision": program.dtype, "rows": batch, "prompt": PROMPT}
     row |= rates(batch, seen[1:])  # the first compiles
     row |= {"state_bytes": state_bytes, "kernels": dict(kernels)}
     if chip := find(jax.devices()[0].device_kind):
         moved = state_bytes + sum(a.nbytes for a in jax.tree.leaves(params))
         row["bandwidth_share"] = round(moved / row["seconds"] / chip.bandwidth, 4)
-    return row
+    return beside(row, rates(batch, others) if others else None)

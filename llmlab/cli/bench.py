@@ -6,6 +6,8 @@ import dataclasses
 import importlib.util
 import itertools
 import os
+import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -103,41 +105,81 @@ def tasks(flags: Flags, theirs: dict):
     """(what a row would be called, what measures it) of everything that is asked."""
     from llmlab.bench import kernels
     from llmlab.bench.measure import decode, train
-    from llmlab.bench.shapes import DECODABLE
 
-    dtype, batches = resolved(flags), flags.batch or ((1, 8) if on_cpu() else (1, 32, 256))
+    dtype = resolved(flags)
     label = lambda suite, name: {"suite": suite, "name": name, "size": flags.size, "precision": dtype}
-    for name in flags.families if "train" in flags.suite else ():
-        turns = (flags.rounds, flags.steps)
-        yield label("train", name), partial(train, name, flags.size, dtype, turns, theirs.pop(name, None))
-    for name, batch in itertools.product(flags.families if "decode" in flags.suite else (), batches):
-        if name in DECODABLE:
-            run = partial(decode, name, flags.size, dtype, flags.rounds, batch)
-            yield label("decode", name) | {"rows": batch}, run
-    for name in kernels.CASES if "kernels" in flags.suite else ():
-        yield label("kernels", name), partial(kernels.measure, name, dtype, flags.rounds)
+    for suite, name, batch in asked(flags):
+        other = theirs.pop((suite, name, batch), None)
+        if suite == "train":
+            run = partial(train, name, flags.size, dtype, (flags.rounds, flags.steps), other)
+        elif suite == "decode":
+            run = partial(decode, name, flags.size, dtype, flags.rounds, batch, other)
+        else:
+            run = partial(kernels.measure, name, dtype, flags.rounds, other)
+        yield label(suite, name) | ({"rows": batch} if batch else {}), run
     for name in kernels.CASES if "correctness" in flags.suite else ():
         yield label("correctness", name), partial(kernels.check, name, dtype)
+
+
+def asked(flags: Flags) -> list[tuple[str, str, int | None]]:
+    """(suite, name, rows that are decoded) of everything that is timed."""
+    from llmlab.bench.kernels import CASES
+    from llmlab.bench.shapes import DECODABLE
+
+    batches = flags.batch or ((1, 8) if on_cpu() else (1, 32, 256))
+    decoded = [("decode", name, batch) for name in flags.families if name in DECODABLE for batch in batches]
+    found = [("train", name, None) for name in flags.families] + decoded + [("kernels", name, None) for name in CASES]
+    return [one for one in found if one[0] in flags.suite]
 
 
 def resolved(flags: Flags) -> str:
     return flags.precision if flags.precision != "auto" else "float32" if on_cpu() else "bfloat16"
 
 
-def peers(flags: Flags) -> dict:
-    """{family: an iterator of PyTorch's steps}. On an accelerator they are done before jax takes its memory."""
-    own = all(map(importlib.util.find_spec, ("torch", "transformers")))
-    python = flags.torch_python or (sys.executable if own else None)
-    if python is None or "train" not in flags.suite:
-        return {}
-    from llmlab.bench.measure import torch_steps
+def torch_python(flags: Flags) -> str | None:
+    """The Python of the peers. Raises ValueError for a given one that cannot be."""
+    if flags.torch_python is None:
+        return sys.executable if all(map(importlib.util.find_spec, ("torch", "transformers"))) else None
+    if shutil.which(flags.torch_python) is None:
+        raise ValueError(f"--torch-python {flags.torch_python}: there is no such program")
+    tried = subprocess.run([flags.torch_python, "-c", "import torch, transformers"], capture_output=True, text=True)
+    if tried.returncode:
+        why = tried.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
+        raise ValueError(f"--torch-python {flags.torch_python}: it has no torch with transformers: {why[0]}")
+    return flags.torch_python
 
-    found = {name: torch_steps(python, name, flags.size, resolved(flags), on_cpu()) for name in flags.families}
-    for name in () if on_cpu() else flags.families:
-        running = found.pop(name)
-        try:
-            found[name] = iter(list(itertools.islice(running, flags.rounds * flags.steps)))
-        except (RuntimeError, ValueError) as error:
-            print(f"PyTorch is left out of {name}: {error}", flush=True)
-        running.close()
+
+def peers(flags: Flags) -> dict:
+    """{(suite, name, rows): an iterator of PyTorch's turns}. On an accelerator they end before jax takes its memory."""
+    from llmlab.bench.peer import KERNELS
+
+    python, found = torch_python(flags), {}
+    for suite, name, batch in asked(flags) if python else ():
+        if suite == "kernels" and name not in KERNELS:
+            continue
+        running = begin(flags, python, suite, name, batch)
+        if not on_cpu():
+            turns = flags.rounds * (flags.steps if suite == "train" else 1)
+            try:
+                running = iter(list(itertools.islice(running, turns)))
+            except (RuntimeError, ValueError) as error:
+                print(f"PyTorch is left out of {name}: {error}", flush=True)
+                continue
+        found[suite, name, batch] = running
     return found
+
+
+def begin(flags: Flags, python: str, suite: str, name: str, batch: int | None):
+    """PyTorch's turns of one thing that is timed."""
+    from llmlab.bench import kernels
+    from llmlab.bench.measure import CHUNK, PROMPT, peer
+    from llmlab.bench.shapes import SIZES
+
+    size, shape = SIZES[flags.size], ()
+    if suite == "train":
+        shape = size.rows(name)
+    elif suite == "decode":
+        shape = (batch, PROMPT, CHUNK)
+    else:
+        size = kernels.MEDIUM if on_cpu() else kernels.LARGE
+    return peer(python, suite, name, size, resolved(flags), shape, on_cpu())

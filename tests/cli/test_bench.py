@@ -50,11 +50,41 @@ def test_runs_with_jax_flax_optax_numpy_alone(tmp_path):
         (["--size", "124m"], r"--size '124m': there are 15M, 124M, .*did you mean '124M'"),
         (["--families", "gpt3"], r"--families 'gpt3': there are gpt2, .*did you mean 'gpt2'"),
         (["--rounds", "0"], r"--rounds 0: it is 1 or more"),
+        (["--torch-python", "no/python"], r"--torch-python no/python: there is no such program"),
+        (
+            ["--torch-python", "false"],
+            r"--torch-python false: it has no torch with transformers: it ended without a word",
+        ),
     ],
 )
 def test_wrong_names_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
         bench.main(words)
+
+
+PEER = """#!/bin/sh
+if [ "$2" = "import torch, transformers" ]; then exit 0; fi
+echo '{"ready": true}'
+while read turn; do echo '[2.0, 3.0, null]'; done
+"""
+
+
+def test_decoding_and_kernels_stand_beside_their_peers(tmp_path, monkeypatch, capsys):
+    """A peer of which each turn takes two seconds."""
+    (python := tmp_path / "python").write_text(PEER)
+    python.chmod(0o755)
+    tiny = dataclasses.replace(SIZES["15M"], layers=1, width=32, heads=2, vocab=128, batch=2, length=128)
+    monkeypatch.setitem(SIZES, "15M", tiny)
+    monkeypatch.setattr(kernels, "CASES", {name: kernels.CASES[name] for name in ("RMS norm", "delta rule")})
+    words = ["--suite", "decode", "kernels", "--families", "gpt2", "--batch", "2", "--rounds", "1", "--size", "15M"]
+    assert bench.main([*words, "--torch-python", str(python), "--output", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("bench-*.json")
+    decoded, norm, rule = json.loads(file.read_text())["rows"]
+    assert decoded["torch"]["seconds"] == 2.0 and decoded["torch"]["tokens_per_second"] == 1.0
+    assert decoded["ratio_to_torch"]["median"] == pytest.approx(2.0 / decoded["seconds"], rel=1e-2)
+    assert norm["ratio_to_torch"]["best"] == pytest.approx(2.0 / norm["seconds_best"], rel=1e-2)
+    assert rule["torch"] is None and "ratio_to_torch" not in rule  # PyTorch has none
+    assert capsys.readouterr().out.count("times PyTorch") == 2
 
 
 def test_a_row_is_compared_with_the_last_of_its_machine_and_shape(tmp_path):
