@@ -208,7 +208,7 @@ def _scores(q_BLHK, k_BMGK, scale, softcap, bias_BHLM, visible_BLM):
     if length == 1:  # of a cache that holds each head's keys together: read where they lie
         scores_BGJLM = _dot("BGJK,BGMK->BGJM", q_BLGJK[:, 0], jnp.swapaxes(k_BMGK, 1, 2))[:, :, :, None] * scale
     else:
-        scores_BGJLM = batched("BLGJK,BMGK->BGJLM", q_BLGJK, k_BMGK) * scale
+        scores_BGJLM = _compare(jnp.moveaxis(q_BLGJK, 1, 3), jnp.swapaxes(k_BMGK, 1, 2)) * scale
     if softcap is not None:
         scores_BGJLM = softcap * jnp.tanh(scores_BGJLM / softcap)
     if bias_BHLM is not None:
@@ -237,8 +237,42 @@ def _mix(scores_BGJLM, v_BMGK, sink_H, dropout):
     if length == 1:
         y_BLGJK = _dot("BGJM,BGMK->BGJK", probs_BGJLM[:, :, :, 0], jnp.swapaxes(v_BMGK, 1, 2))[:, None]
     else:
-        y_BLGJK = batched("BGJLM,BMGK->BLGJK", probs_BGJLM, v_BMGK)
+        y_BLGJK = jnp.moveaxis(_weigh(probs_BGJLM, jnp.swapaxes(v_BMGK, 1, 2)), 3, 1)
     return y_BLGJK.reshape(batch, length, groups * share, -1).astype(v_BMGK.dtype)
+
+
+# Products of a tile and their gradients, in the order in which XLA's CPU backend transposes nothing of its size.
+
+
+@jax.custom_vjp
+def _compare(q_BGJLK, k_BGMK):
+    """Each query with each key, in float32."""
+    return batched("BGJLK,BGMK->BGJLM", q_BGJLK, k_BGMK)
+
+
+@jax.custom_vjp
+def _weigh(probs_BGJLM, v_BGMK):
+    """The values, weighed, in float32."""
+    return batched("BGJLM,BGMK->BGJLK", probs_BGJLM, v_BGMK)
+
+
+def _of_memory(a_BGJLK, tile_BGJLM, like_BGMK):
+    """The gradient of keys or values."""
+    return jnp.swapaxes(batched("BGJLK,BGJLM->BGKM", a_BGJLK, tile_BGJLM), 2, 3).astype(like_BGMK.dtype)
+
+
+def _compare_backward(saved, d_BGJLM):
+    q_BGJLK, k_BGMK = saved
+    return _weigh(d_BGJLM, k_BGMK).astype(q_BGJLK.dtype), _of_memory(q_BGJLK, d_BGJLM, k_BGMK)
+
+
+def _weigh_backward(saved, dy_BGJLK):
+    probs_BGJLM, v_BGMK = saved
+    return _compare(dy_BGJLK, v_BGMK).astype(probs_BGJLM.dtype), _of_memory(dy_BGJLK, probs_BGJLM, v_BGMK)
+
+
+_compare.defvjp(lambda q, k: (_compare(q, k), (q, k)), _compare_backward)
+_weigh.defvjp(lambda probs, v: (_weigh(probs, v), (probs, v)), _weigh_backward)
 
 
 def _dot(spec: str, a, b):
