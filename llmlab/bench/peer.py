@@ -91,12 +91,13 @@ def decoded(asked: dict, device: str):
     rows, prompt, new = asked["shape"]
     model = model_of(asked["name"], asked["size"], asked["size"]["length"], asked["half"])
     model = model.to(device, getattr(torch, asked["precision"])).eval()
-    tokens, turn = torch.randint(1, asked["size"]["vocab"], (rows, prompt + 64 * new), device=device), 0
+    turns, turn = max((asked["size"]["length"] - prompt) // new - 1, 1), 0  # that the model has positions for
+    tokens = torch.randint(1, asked["size"]["vocab"], (rows, prompt + turns * new), device=device)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
 
     def step():
         nonlocal turn
-        seen, given = [], tokens[:, : prompt + (turn % 64) * new]
+        seen, given = [], tokens[:, : prompt + turn % turns * new]
         turn += 1
 
         def clock(ids, scores, **_):

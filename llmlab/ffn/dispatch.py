@@ -122,7 +122,7 @@ class Choice:
         send = lambda a: jax.lax.all_to_all(a, group, 0, 0, tiled=True)
 
         def work(weights, given):
-            """One round: there, through the experts, and back. `weights` add up their gradients in float32."""
+            """One round: there, through the experts, and back."""
             x_PD, experts_P, weights_P = given
             weights = {name: w.astype(x_PD.dtype) for name, w in weights.items()}
             x_PD = checkpoint_name(send(x_PD), "arrived")
@@ -142,7 +142,7 @@ class Choice:
             if count == 1:
                 y_PD = work(weights, jax.tree.map(lambda a: a[0], given))
             else:
-                wide = jax.tree.map(lambda w: w.astype(jnp.float32), weights)
+                wide = jax.tree.map(lambda w: w.astype(jnp.float32), weights)  # so gradients of the rounds add up
                 y_PD = jax.lax.map(partial(work, wide), given).reshape(places, -1)
             return collect(y_PD, choice_P // choices, place_A.reshape(tokens, choices))
 

@@ -52,7 +52,9 @@ def splash(q_BLHK, k_BMGK, v_BMGK, mask, softcap: float | None = None, sink_H=No
     k_BMGK, v_BMGK = shared_alike(q_BLHK, k_BMGK, v_BMGK)
     heads, rows = (part("BLHK", q_BLHK)[2], part("BLHK", q_BLHK)[1]) if mesh else (None, None)
     split = [1 if name is None else mesh.shape[name] for name in (heads, rows)] if mesh else [1, 1]
-    shape = (q_BLHK.shape[1], k_BMGK.shape[1])
+    shape, cut = (q_BLHK.shape[1], k_BMGK.shape[1]), rows
+    if not mask.causal and mask.window is None:  # a full mask is alike for all; jax cannot cut one, as of 0.12
+        shape, cut, split = (shape[0] // split[1], shape[1]), None, [split[0], 1]
     kernel, pairs = _kernel(shape, q_BLHK.shape[2], mask.causal, mask.window, softcap, tuple(split), interpret)
     segments = None if mask.segments_BL is None else (mask.segments_BL, mask.segments_BM)
 
@@ -65,7 +67,7 @@ def splash(q_BLHK, k_BMGK, v_BMGK, mask, softcap: float | None = None, sink_H=No
         return local(*given)
     keys = "BMHK" if k_BMGK.shape[2] == q_BLHK.shape[2] else "BMGK"
     specs = (
-        kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(heads, rows))),
+        kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(heads, cut))),
         part("BLHK", q_BLHK),
         part(keys, k_BMGK),
         part(keys, v_BMGK),

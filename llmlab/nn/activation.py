@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
 def activate(name: str, *factors_BLF: jax.Array) -> jax.Array:
-    """The activation of the first factor, times the others, in float32 between the types of the first.
+    """The activation of the first factor, times the others; computed in float32, in the type of the first.
 
     Only the factors are saved for the backward pass.
     """

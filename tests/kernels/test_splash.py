@@ -48,14 +48,15 @@ def test_values_and_gradients_equal_the_plain_kernel(mask, softcap, sink_H):
         np.testing.assert_allclose(one, other, rtol=5e-3, atol=5e-3)
 
 
-def test_each_device_runs_it_on_its_rows_heads_and_queries():
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=False)], ids=["causal", "whole"])
+def test_each_device_runs_it_on_its_rows_heads_and_queries(mask):
     q, k, v = arrays(batch=2, heads=4, groups=1)
-    expected = attend(q, k, v, Mask(), 0.1)
+    expected = attend(q, k, v, mask, 0.1)
     mesh = Mesh(data=2, sequence=2, tensor=2).build()
 
     def run(q, k, v):
         with axes.use(mesh, axes.every()):
-            return splash(q * 0.1, k, v, Mask(), interpret=True)
+            return splash(q * 0.1, k, v, mask, interpret=True)
 
     np.testing.assert_allclose(jax.jit(run)(q, k, v), expected, rtol=2e-3, atol=2e-4)
     each = 2 * 2 * 4 * SIZE * LENGTH**2  # blocks of 128 queries and 256 keys: all are seen
