@@ -44,6 +44,8 @@ class Config:
                     f"{type(self).__name__}.{field.name} is {value!r}, a {type(value).__name__}; "
                     f"it takes {_show(types_of[field.name])}"
                 )
+            if value != value:
+                raise ValueError(f"{type(self).__name__}.{field.name} is nan, which is no number")
         self.check()
 
 

@@ -105,6 +105,13 @@ def set_up(cpu_devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def positive(flags, *names: str) -> None:
+    """Raises ValueError for a flag that is given and not above 0."""
+    for name in names:
+        if (value := getattr(flags, name)) is not None and not value > 0:
+            raise ValueError(f"--{name} {value}: it is above 0")
+
+
 def run_directory(file: Path, name: str = "config") -> Path:
     """Where an experiment's run goes unless --run says: runs/<file>, or runs/<file>-<function> if one is named."""
     stem = Path(file).stem if name == "config" else f"{Path(file).stem}-{name}"

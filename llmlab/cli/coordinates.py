@@ -7,7 +7,7 @@ import dataclasses
 from rich.console import Console
 from rich.table import Table
 
-from llmlab.cli.arguments import parse, set_up
+from llmlab.cli.arguments import parse, positive, set_up
 
 LIMIT = 0.1  # of the slope in muP
 
@@ -24,6 +24,9 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags, experiment = parse("coordinates", Flags, arguments)
+    positive(flags, "steps")
+    if min(flags.times, default=0) < 1 or len(set(flags.times)) < 2:
+        raise ValueError(f"--times {' '.join(map(str, flags.times))}: a slope needs two multiples, each 1 or more")
     set_up()
     from llmlab.testing.coordinates import KINDS, check
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from llmlab import axes
 from llmlab.axes import Maybe
-from llmlab.cli.arguments import parse
+from llmlab.cli.arguments import parse, positive
 from llmlab.config import show
 from llmlab.nn.module import Rngs, Spec, abstract, specs, split
 from llmlab.optim import state_letters
@@ -24,12 +25,13 @@ class Flags:
 
     devices: int = 1
     """Devices of the mesh that is described; none of them need exist."""
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """float32 or bfloat16 activations in the estimate; auto takes the experiment's, bfloat16 if that is auto too."""
 
 
 def main(arguments: list[str]) -> int:
     flags, experiment = parse("describe", Flags, arguments)
+    positive(flags, "devices")
     console = Console(soft_wrap=True, highlight=False, width=160)
     sizes = experiment.mesh.resolve(flags.devices)
     found = Description(experiment, sizes)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmlab.cli.arguments import parse_model, set_up
+from llmlab.cli.arguments import parse_model, positive, set_up
 
 
 @dataclasses.dataclass
@@ -49,6 +49,7 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags, experiment, directory = parse_model("generate", Flags, arguments)
+    positive(flags, "tokens", "beams")
     set_up(flags.cpu_devices)
     from llmlab.cli.shots import Shots, read_shots
     from llmlab.cli.subject import of_checkpoint, of_run

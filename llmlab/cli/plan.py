@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from llmlab.cli.arguments import override, parse, run_directory, set_up, target
+from llmlab.cli.arguments import override, parse, positive, run_directory, set_up, target
 
 WIDE = 240  # columns where the output is no terminal: no table is cut there
 
@@ -82,9 +82,7 @@ def plan_study(arguments: list[str]) -> int:
 
 def prepare(flags: Flags):
     """(console, topology, bytes of a device); no accelerator is looked for."""
-    for name in ("memory", "price", "tries"):
-        if (value := getattr(flags, name)) is not None and value <= 0:
-            raise ValueError(f"--{name} {value}: it is above 0")
+    positive(flags, "memory", "price", "tries")
     import jax
     from rich.console import Console
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags, experiment = parse("train", Flags, arguments, demand=True)
+    if flags.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError(f"--wandb {flags.wandb} needs a package: pip install 'llmlab[wandb]'")
     set_up(flags.cpu_devices)
     from llmlab.mesh import start_processes
     from llmlab.train.files import split_target

@@ -110,13 +110,16 @@ class Run:
     def _clear(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         for file in self.directory.iterdir():
+            if self.file is not None and file.samefile(self.file):
+                continue
             if file.name in ("run.json", "metrics.jsonl", "run.html", "loss.svg", "sample.txt", "experiment.py"):
                 file.unlink()
         shutil.rmtree(self.directory / "tensorboard", ignore_errors=True)
 
     def _write(self) -> None:
-        if self.file is not None:
-            shutil.copyfile(self.file, self.directory / "experiment.py")
+        copy = self.directory / "experiment.py"
+        if self.file is not None and not (copy.exists() and copy.samefile(self.file)):
+            shutil.copyfile(self.file, copy)
         record = {
             "experiment": to_dict(self.experiment),
             "file": str(self.file.resolve()) if self.file else None,

@@ -18,6 +18,8 @@ WRONG = {  # name: (arguments after FILE and its text, exit code, what the messa
     "indivisible part of a batch": (["--train.accumulate", "2"], 78, ["'B' (batch) has size 4", "'data' of size 8"]),
     "unknown rules": (["--rules", "fdsp*tensor"], 78, ["'fdsp'", "there are data, fsdp, tensor"]),
     "vocabulary": (["--model.vocab", "300"], 78, ["Bytes has a vocabulary of 257", "300", "--model.vocab 257"]),
+    "nan": (["--optim.peak", "nan"], 78, ["AdamW.peak is nan, which is no number"]),
+    "an extra that is missing": (["--wandb", "mine"], 78, ["--wandb mine needs a package", "'llmlab[wandb]'"]),
     "half a job": (["--processes", "2"], 78, ["--coordinator, --processes and --process go together"]),
 }
 
@@ -158,3 +160,27 @@ def test_a_command_that_is_cut_short_has_no_traceback(error, code, monkeypatch):
     monkeypatch.setattr("os.dup2", lambda *_: None)  # the output of the test stays its own
     monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
     assert llmlab.cli.run("runs", []) == code
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("describe", ["--devices", "0"], "--devices 0: it is above 0"),
+        ("describe", ["--precision", "float8"], "'float8'"),
+        ("coordinates", ["--steps", "0"], "--steps 0: it is above 0"),
+        ("coordinates", ["--times", "1"], "--times 1: a slope needs two multiples"),
+    ],
+)
+def test_flags_out_of_range(command, words, message, llmlab, file):
+    check_message(llmlab(command, file, *words), 78, [message])
+
+
+def test_a_fresh_run_keeps_the_experiment_that_lies_in_its_directory(llmlab, file, text, tmp_path):
+    run = tmp_path / "mine"
+    run.mkdir()
+    own = run / "experiment.py"
+    own.write_text(file.read_text())
+    for flags in ([], ["--fresh"]):
+        code, _, error = llmlab("train", own, "--data.source.path", text, "--run", run, *flags)
+        assert code == 0, error
+        assert own.read_text() == file.read_text()
