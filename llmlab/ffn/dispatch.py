@@ -179,11 +179,8 @@ take.defvjp(
     lambda x_SD, *places: (take(x_SD, *places), places),
     lambda places, dy_PD: (collect(dy_PD, *places).astype(dy_PD.dtype), None, None),
 )
-collect.defvjp(
-    lambda y_PD, *places: (
-        collect(y_PD, *places),
-        (places, jnp.zeros(0, y_PD.dtype)),
-    ),  # what to save is the type alone
+collect.defvjp(  # of y the type is kept, as an array of nothing
+    lambda y_PD, *places: (collect(y_PD, *places), (places, jnp.zeros(0, y_PD.dtype))),
     lambda saved, dy_SD: (take(dy_SD.astype(saved[1].dtype), *saved[0]), None, None),
 )
 

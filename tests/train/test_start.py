@@ -151,6 +151,7 @@ def test_messages(checkpoint, text, labelled, tmp_path):
     with pytest.raises(ValueError, match="Bytes has a vocabulary of 257, and the model one of 302"):
         check_vocab(trained.filled())
     own = Data(source=TextFiles(path=text), tokenizer=SentencePiece(vocab=300), batch=8, length=16)
-    (tmp_path / "run.json").write_text(json.dumps({"experiment": llmlab.config.to_dict(Experiment(data=own))}))
+    record = {"experiment": llmlab.config.to_dict(Experiment(data=own)), "file": None, "code": ""}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"was trained on its own text and is no file; .*SentencePiece\(model=FILE"):
         tuning(tmp_path, text).filled()
