@@ -197,6 +197,8 @@ def encoder_of(model: bytes, name: str, controls: Set[str] = frozenset()) -> Enc
 
     try:
         proto = ModelProto.FromString(model)
+        if not proto.pieces:
+            raise ValueError("it has no pieces")
         for piece in proto.pieces:
             if piece.piece in controls:
                 piece.type = ModelProto.SentencePiece.Type.CONTROL

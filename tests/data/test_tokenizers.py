@@ -77,6 +77,9 @@ def test_a_given_model(texts, tmp_path, trained):
     (tmp_path / "bad").write_text("not a model")
     with pytest.raises(DataError, match="bad is no SentencePiece model"):
         SentencePiece(model=str(tmp_path / "bad")).load()
+    (tmp_path / "empty").touch()
+    with pytest.raises(DataError, match=r"empty is no SentencePiece model \(it has no pieces\)"):
+        SentencePiece(model=str(tmp_path / "empty")).load()
 
 
 def test_a_model_that_indents(tmp_path):
