@@ -240,6 +240,16 @@ def letters_of(name: str) -> str:
     return name.rpartition("_")[2]
 
 
+def shape(letters: str, dims: Dims) -> tuple[int, ...]:
+    """The sizes of the letters of a parameter. Raises ValueError for one below 1."""
+    found = tuple(dims[letter.upper()] for letter in letters)
+    for letter, count in zip(letters, found):
+        if count < 1:
+            name = LETTERS.get(letter.upper(), "local")
+            raise ValueError(f"{letter!r} ({name}) of a parameter {letters!r} has size {count}; it is 1 or more")
+    return found
+
+
 def size(letters: str, dims: Dims) -> int:
     """The product of the sizes of some letters."""
     return math.prod(dims[letter.upper()] for letter in letters)

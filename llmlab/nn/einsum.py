@@ -23,8 +23,7 @@ ZEROS = Fill(value=0.0)
 
 def parameter(init: Init, letters: str, dims: Dims, rngs: Rngs, fan_in: int = 1) -> Param:
     """A parameter that is no matrix, such as a bias: its shape is read from its letters."""
-    shape = tuple(dims[letter.upper()] for letter in letters)
-    return Param(init(rngs.params(), shape, fan_in, dims.get("N", 1)), axes=letters)
+    return Param(init(rngs.params(), axes.shape(letters, dims), fan_in, dims.get("N", 1)), axes=letters)
 
 
 class Einsum(Module):
@@ -41,7 +40,7 @@ class Einsum(Module):
         for operand in (x, w, y):
             if len(set(operand)) < len(operand):
                 raise ValueError(f"{operand!r} in {spec!r} repeats a letter; write the second one in lower case")
-        shape = tuple(dims[letter.upper()] for letter in w)
+        shape = axes.shape(w, dims)
         inputs = "".join(letter for letter in w if letter in x and letter not in y)
         depth, fan_in = dims.get("N", 1), axes.size(inputs, dims)
         self.spec = spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from llmlab import axes
 from llmlab.axes import shard
 from llmlab.config import config
 from llmlab.cost import Cost, Shape
@@ -54,7 +55,7 @@ class SharedEmbedding(Embedding):
 
 def vocabulary(dims, rngs, init: Init, multiple: int) -> Param:
     """A table with one row for each entry of the vocabulary, padded with zeros."""
-    entries, width = dims["V"], dims["D"]
+    entries, width = axes.shape("VD", dims)
     rows = -(-entries // multiple) * multiple
     table_VD = init(rngs.params(), (entries, width), width, dims.get("N", 1))
     padded_VD = jnp.pad(table_VD, ((0, rows - entries), (0, 0)))

@@ -18,6 +18,7 @@ WRONG = {  # name: (arguments after FILE and its text, exit code, what the messa
     "indivisible part of a batch": (["--train.accumulate", "2"], 78, ["'B' (batch) has size 4", "'data' of size 8"]),
     "unknown rules": (["--rules", "fdsp*tensor"], 78, ["'fdsp'", "there are data, fsdp, tensor"]),
     "vocabulary": (["--model.vocab", "300"], 78, ["Bytes has a vocabulary of 257", "300", "--model.vocab 257"]),
+    "no width": (["--model.width", "0"], 78, ["'D' (model width) of a parameter", "has size 0; it is 1 or more"]),
     "nan": (["--optim.peak", "nan"], 78, ["AdamW.peak is nan, which is no number"]),
     "an extra that is missing": (["--wandb", "mine"], 78, ["--wandb mine needs a package", "'llmlab[wandb]'"]),
     "half a job": (["--processes", "2"], 78, ["--coordinator, --processes and --process go together"]),
