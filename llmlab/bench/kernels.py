@@ -237,9 +237,9 @@ def check(name: str, dtype: str) -> dict:
     return row | {"error": error, "kernels": dict(ran)}
 
 
-def measure(name: str, dtype: str, rounds: int, theirs: Iterator | None) -> dict:
+def measure(name: str, sizes: Sizes, dtype: str, rounds: int, theirs: Iterator | None) -> dict:
     """A row with the seconds of result and gradients together. theirs: the peer's turns."""
-    case, sizes = CASES[name], MEDIUM if jax.default_backend() == "cpu" else LARGE
+    case = CASES[name]
     segments_BL, given = operands(case, sizes, dtype)
     with receipt() as ran:
         given = (*given, weights_of(case.fast, segments_BL, given))

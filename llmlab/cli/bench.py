@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmlab.cli import on_cpu
-from llmlab.cli.arguments import command_line
+from llmlab.cli.arguments import command_line, positive
 from llmlab.config import did_you_mean
 
 SUITES = ("train", "decode", "kernels", "correctness")
@@ -55,9 +55,7 @@ def main(arguments: list[str]) -> int:
         ("suite", flags.suite, SUITES), ("size", (size,), SIZES), ("families", flags.families, FAMILIES)
     ):  # fmt: skip
         check_names(kind, given, known)
-    for name in ("rounds", "steps"):
-        if getattr(flags, name) < 1:
-            raise ValueError(f"--{name} {getattr(flags, name)}: it is 1 or more")
+    positive(flags, "rounds", "steps")
     differ = tuple(name for name in FAMILIES if name != "dropless" or SIZES[size].small)
     flags = dataclasses.replace(flags, size=size, families=flags.families or differ)
     if flags.list:
@@ -115,7 +113,7 @@ def tasks(flags: Flags, theirs: dict):
         elif suite == "decode":
             run = partial(decode, name, flags.size, dtype, flags.rounds, batch, other)
         else:
-            run = partial(kernels.measure, name, dtype, flags.rounds, other)
+            run = partial(kernels.measure, name, operand_sizes(), dtype, flags.rounds, other)
         yield label(suite, name) | ({"rows": batch} if batch else {}), run
     for name in kernels.CASES if "correctness" in flags.suite else ():
         yield label("correctness", name), partial(kernels.check, name, dtype)
@@ -130,6 +128,13 @@ def asked(flags: Flags) -> list[tuple[str, str, int | None]]:
     decoded = [("decode", name, batch) for name in flags.families if name in DECODABLE for batch in batches]
     found = [("train", name, None) for name in flags.families] + decoded + [("kernels", name, None) for name in CASES]
     return [one for one in found if one[0] in flags.suite]
+
+
+def operand_sizes():
+    """Of the kernels that are timed; told without starting jax, which would take an accelerator's memory."""
+    from llmlab.bench.kernels import LARGE, MEDIUM
+
+    return MEDIUM if on_cpu() else LARGE
 
 
 def resolved(flags: Flags) -> str:
@@ -171,7 +176,6 @@ def peers(flags: Flags) -> dict:
 
 def begin(flags: Flags, python: str, suite: str, name: str, batch: int | None):
     """PyTorch's turns of one thing that is timed."""
-    from llmlab.bench import kernels
     from llmlab.bench.measure import CHUNK, PROMPT, peer
     from llmlab.bench.shapes import SIZES
 
@@ -181,5 +185,5 @@ def begin(flags: Flags, python: str, suite: str, name: str, batch: int | None):
     elif suite == "decode":
         shape = (batch, PROMPT, CHUNK)
     else:
-        size = kernels.MEDIUM if on_cpu() else kernels.LARGE
+        size = operand_sizes()
     return peer(python, suite, name, size, resolved(flags), shape, on_cpu())

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 
-from llmlab.cli.arguments import parse_run, set_up
+from llmlab.cli.arguments import parse_run, positive, set_up
 
 
 @dataclasses.dataclass
@@ -23,8 +23,7 @@ class Flags:
 
 def main(arguments: list[str]) -> int:
     flags, experiment, directory = parse_run("eval", Flags, arguments)
-    if flags.batches is not None and flags.batches < 1:
-        raise ValueError(f"--batches {flags.batches}: it is 1 or more")
+    positive(flags, "batches")
     set_up(flags.cpu_devices)
     from llmlab.train.loop import evaluate
     from llmlab.train.restore import restore_model

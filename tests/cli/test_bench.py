@@ -49,7 +49,7 @@ def test_runs_with_jax_flax_optax_numpy_alone(tmp_path):
         (["--suite", "trian"], r"--suite 'trian': there are train, .*did you mean 'train'"),
         (["--size", "124m"], r"--size '124m': there are 15M, 124M, .*did you mean '124M'"),
         (["--families", "gpt3"], r"--families 'gpt3': there are gpt2, .*did you mean 'gpt2'"),
-        (["--rounds", "0"], r"--rounds 0: it is 1 or more"),
+        (["--rounds", "0"], r"--rounds 0: it is above 0"),
         (["--torch-python", "no/python"], r"--torch-python no/python: there is no such program"),
         (
             ["--torch-python", "false"],
